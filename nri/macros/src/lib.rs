@@ -1,0 +1,1 @@
+//! The `#[nri::plugin]` attribute.
