@@ -1,2 +1,5 @@
-//! To be.
+//! podwasm
+#![allow(dead_code)]
+mod containerd;
+mod layers;
 fn main() {}

@@ -1,0 +1,220 @@
+//! What podwasm asks containerd: where layers lie, what an image is, and which runtime a pod has.
+//!
+//! Every call carries the namespace and a deadline, and each error says what was being asked.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use prost::Message as _;
+use tokio::net::UnixStream;
+use tonic::codegen::InterceptedService;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Status};
+
+use pb::containers::containers_client::ContainersClient;
+use pb::content::content_client::ContentClient;
+use pb::images::images_client::ImagesClient;
+use pb::snapshots::snapshots_client::SnapshotsClient;
+use pb::version::version_client::VersionClient;
+
+pub use pb::images::Descriptor;
+pub use pb::snapshots::Mount;
+
+#[allow(missing_docs, clippy::pedantic, reason = "generated")]
+mod pb {
+    pub mod containers {
+        tonic::include_proto!("containerd.services.containers.v1");
+    }
+    pub mod content {
+        tonic::include_proto!("containerd.services.content.v1");
+    }
+    pub mod images {
+        tonic::include_proto!("containerd.services.images.v1");
+    }
+    pub mod runc {
+        tonic::include_proto!("containerd.runc.v1");
+    }
+    pub mod snapshots {
+        tonic::include_proto!("containerd.services.snapshots.v1");
+    }
+    pub mod version {
+        tonic::include_proto!("containerd.services.version.v1");
+    }
+}
+
+/// containerd's namespace for everything the kubelet makes.
+const NAMESPACE: &str = "k8s.io";
+/// No single answer may take longer; containerd's own budget for a plugin is 2 s.
+const CALL_TIMEOUT: Duration = Duration::from_secs(1);
+/// A manifest or image config above this is not read. Registries commonly cap manifests at 4 MiB.
+const MAX_DOCUMENT_BYTES: i64 = 8 << 20;
+
+/// Why containerd could not say what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The blob is larger than any manifest or image config should be.
+    #[error("{digest} has {size} bytes, more than the {MAX_DOCUMENT_BYTES} that a manifest or config may have")]
+    BlobTooLarge {
+        /// The blob asked for.
+        digest: String,
+        /// Its size in bytes.
+        size: i64,
+    },
+    /// containerd answered with an error, or not in time.
+    #[error("containerd could not {doing}: {}", source.message())]
+    Call {
+        /// What was asked, as an infinitive.
+        doing: String,
+        /// containerd's answer.
+        source: Box<Status>,
+    },
+    /// An answer left out what it is for.
+    #[error("containerd's answer to {doing} is empty")]
+    Empty {
+        /// What was asked, as an infinitive.
+        doing: String,
+    },
+}
+
+impl Error {
+    fn call(doing: impl Into<String>) -> impl FnOnce(Status) -> Self {
+        let doing = doing.into();
+        move |status| Self::Call { doing, source: Box::new(status) }
+    }
+
+    /// Whether the thing asked for does not exist, as against containerd not answering.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Call { source, .. } if source.code() == Code::NotFound)
+    }
+}
+
+/// The runtime behind a pod sandbox, as containerd recorded it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SandboxRecord {
+    /// The shim's name: `io.containerd.runc.v2` for plain OCI runtimes.
+    pub shim: String,
+    /// The OCI runtime's program, empty for the shim's default.
+    pub program: String,
+    /// The snapshotter that keeps the pod's layers.
+    pub snapshotter: String,
+}
+
+/// A client of containerd's socket. Cheap to clone; connects when first used, and again when it must.
+#[derive(Clone, Debug)]
+pub struct Containerd {
+    channel: InterceptedService<Channel, InNamespace>,
+}
+
+#[derive(Clone, Debug)]
+struct InNamespace(MetadataValue<Ascii>);
+
+impl Interceptor for InNamespace {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("containerd-namespace", self.0.clone());
+        Ok(request)
+    }
+}
+
+impl Containerd {
+    /// A client for the socket at this path. Nothing is connected yet.
+    pub fn at(socket: &Path) -> Self {
+        let socket = socket.to_owned();
+        let channel = Endpoint::from_static("http://containerd").timeout(CALL_TIMEOUT).connect_with_connector_lazy(
+            tower::service_fn(move |_: Uri| connect(socket.clone())),
+        );
+        let namespace = InNamespace(MetadataValue::from_static(NAMESPACE));
+        Self { channel: InterceptedService::new(channel, namespace) }
+    }
+
+    /// containerd's version, which also shows that it answers.
+    pub async fn version(&self) -> Result<String, Error> {
+        let answer = VersionClient::new(self.channel.clone()).version(()).await;
+        Ok(answer.map_err(Error::call("tell its version"))?.into_inner().version)
+    }
+
+    /// With which runtime and snapshotter a pod sandbox was made.
+    pub async fn sandbox(&self, id: &str) -> Result<SandboxRecord, Error> {
+        let doing = format!("look up pod sandbox {id}");
+        let request = pb::containers::GetContainerRequest { id: id.to_owned() };
+        let answer = ContainersClient::new(self.channel.clone()).get(request).await;
+        let record = answer.map_err(Error::call(&doing))?.into_inner().container.ok_or(Error::Empty { doing })?;
+        let runtime = record.runtime.unwrap_or_default();
+        Ok(SandboxRecord {
+            program: runtime.options.as_ref().map(runc_program).unwrap_or_default(),
+            shim: runtime.name,
+            snapshotter: record.snapshotter,
+        })
+    }
+
+    /// How a container's snapshot would be mounted: its layers, as host folders.
+    pub async fn mounts(&self, snapshotter: &str, key: &str) -> Result<Vec<Mount>, Error> {
+        let request = pb::snapshots::MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let answer = SnapshotsClient::new(self.channel.clone()).mounts(request).await;
+        Ok(answer.map_err(Error::call(format!("tell the mounts of snapshot {key}")))?.into_inner().mounts)
+    }
+
+    /// What an image's name stands for at this moment.
+    pub async fn image(&self, name: &str) -> Result<Descriptor, Error> {
+        let doing = format!("look up image {name}");
+        let request = pb::images::GetImageRequest { name: name.to_owned() };
+        let answer = ImagesClient::new(self.channel.clone()).get(request).await;
+        let image = answer.map_err(Error::call(&doing))?.into_inner().image;
+        image.and_then(|image| image.target).ok_or(Error::Empty { doing })
+    }
+
+    /// Whether a blob is in the content store. An index names manifests that were never fetched.
+    pub async fn has_blob(&self, digest: &str) -> Result<bool, Error> {
+        match self.blob_size(digest).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A manifest, index or config as bytes.
+    pub async fn document(&self, digest: &str) -> Result<Vec<u8>, Error> {
+        let size = self.blob_size(digest).await?;
+        if size > MAX_DOCUMENT_BYTES {
+            return Err(Error::BlobTooLarge { digest: digest.to_owned(), size });
+        }
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
+        self.read_blob(digest, |chunk| bytes.extend_from_slice(chunk)).await?;
+        Ok(bytes)
+    }
+
+    /// Hands a blob over piece by piece.
+    pub async fn read_blob(&self, digest: &str, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
+        let doing = format!("read blob {digest}");
+        let request = pb::content::ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
+        let answer = ContentClient::new(self.channel.clone()).read(request).await;
+        let mut stream = answer.map_err(Error::call(&doing))?.into_inner();
+        while let Some(piece) = stream.message().await.map_err(Error::call(&doing))? {
+            take(&piece.data);
+        }
+        Ok(())
+    }
+
+    /// A blob's size in bytes.
+    pub async fn blob_size(&self, digest: &str) -> Result<i64, Error> {
+        let doing = format!("look up blob {digest}");
+        let request = pb::content::InfoRequest { digest: digest.to_owned() };
+        let answer = ContentClient::new(self.channel.clone()).info(request).await;
+        let info = answer.map_err(Error::call(&doing))?.into_inner().info;
+        Ok(info.ok_or(Error::Empty { doing })?.size)
+    }
+}
+
+async fn connect(socket: PathBuf) -> std::io::Result<TokioIo<UnixStream>> {
+    UnixStream::connect(socket).await.map(TokioIo::new)
+}
+
+/// Options of other shims, and older ones with another type, simply name no program.
+fn runc_program(options: &prost_types::Any) -> String {
+    if options.type_url.trim_start_matches('/') != "containerd.runc.v1.Options" {
+        return String::new();
+    }
+    pb::runc::Options::decode(options.value.as_slice()).map(|options| options.binary_name).unwrap_or_default()
+}
