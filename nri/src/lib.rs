@@ -1,1 +1,56 @@
-//! The Node Resource Interface for Rust.
+//! The Node Resource Interface (NRI): write plugins for containerd and CRI-O in Rust.
+//!
+//! An NRI plugin is a process on a node that hears of every pod and container as it is created, started,
+//! changed and stopped, and that may adjust a container before it exists. This crate speaks the whole of
+//! NRI 0.12, and gets along with runtimes back to containerd 1.7.
+//!
+//! ```no_run
+//! use nri::api::{Adjustment, Container, PodSandbox};
+//! use nri::{Call, Creation, Identity, Plugin, PluginError, Runner};
+//!
+//! struct Hello;
+//!
+//! #[nri::plugin]
+//! impl Plugin for Hello {
+//!     async fn create_container(
+//!         &self,
+//!         _call: Call,
+//!         _pod: PodSandbox,
+//!         container: Container,
+//!     ) -> Result<Creation, PluginError> {
+//!         Ok(Adjustment::new().replace_env("HELLO", container.name).into())
+//!     }
+//! }
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let runner = Runner::external(Hello, Identity::new("hello", "10")?);
+//! runner.run(std::future::pending()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`Plugin`] is the trait to implement, [`plugin`] the attribute that works out the subscription.
+//! - [`api`] has the messages and their builders; [`api::Adjustment`] is the one to start with.
+//! - [`Runner`] registers, answers, and comes back after the runtime was restarted.
+//! - [`Runtime`] asks for changes to containers outside any event.
+//! - With the feature `testing`, `testing::FakeRuntime` drives a plugin without a node.
+
+pub mod api;
+mod call;
+mod event;
+mod identity;
+mod plugin;
+mod preinstalled;
+mod runner;
+mod runtime;
+mod session;
+
+pub use call::{Call, RuntimeInfo};
+pub use event::Events;
+pub use identity::{Identity, IdentityError};
+pub use nri_macros::plugin;
+pub use plugin::{Configuration, Creation, Plugin, PluginError, Updates, Verdict};
+pub use preinstalled::{Preinstalled, PreinstalledError};
+pub use runner::{DEFAULT_SOCKET, RunError, Runner};
+pub use runtime::{Runtime, UpdateError};
+pub use session::SessionError;
