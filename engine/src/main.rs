@@ -1,2 +1,38 @@
-//! To be.
-fn main() {}
+//! Runs `/.podwasm/module/module.wasm` as the first process of a container.
+//!
+//! The plugin mounts this program over the container's entrypoint, so its arguments, environment, working
+//! directory, user and open files are the guest's. It does not use Rust's own start-up code: that would open
+//! `/dev/null` for a standard stream that is closed, and end the process where there is none.
+#![no_main]
+#![allow(unsafe_code, reason = "signals, file descriptors and WasmEdge's C functions; each use says why")]
+
+mod guest;
+mod heap;
+mod process;
+mod signals;
+mod streams;
+mod wasi;
+
+use std::ffi::{c_char, c_int};
+
+use podwasm_engine::line::line;
+
+use process::Process;
+
+/// Where the plugin mounts the module.
+const MODULE: &str = "/.podwasm/module/module.wasm";
+
+// SAFETY: the C library calls the one `main` of the program, and no library here defines another.
+#[unsafe(no_mangle)]
+extern "C" fn main(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) -> c_int {
+    streams::occupy_closed();
+    signals::end_on_request();
+    // SAFETY: these are the pointers that the C library was given by the kernel; nothing here changes
+    // the arguments or the environment.
+    let process = unsafe { Process::new(argc, argv, envp) };
+    let outcome = guest::run(MODULE.as_ref(), &process);
+    if let Some(message) = outcome.message(process.program()) {
+        streams::write_stderr(line(&message).as_bytes());
+    }
+    process::leave(outcome.exit_code().into())
+}

@@ -1,0 +1,161 @@
+//! Loads the module and runs it.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::path::Path;
+use std::{fs, io, iter, mem};
+
+use podwasm_engine::header::{NotAModule, check_header};
+use podwasm_engine::line::quoted;
+use podwasm_engine::outcome::Outcome;
+use podwasm_engine::settings::{PAGE_BYTES, Settings};
+use thiserror::Error;
+use wasmedge_sdk::config::{CommonConfigOptions, Config, ConfigBuilder, RuntimeConfigOptions};
+use wasmedge_sdk::error::{
+    CoreCommonError, CoreError, CoreExecutionError, CoreInstantiationError, WasmEdgeError,
+};
+use wasmedge_sdk::wasi::WasiModule;
+use wasmedge_sdk::{AsInstance as _, ExternalInstanceType, LogManager, Module, Store, Vm, WasmEdgeResult};
+
+use crate::{heap, process::Process, wasi};
+
+/// What a WASI command exports to be started by.
+const ENTRY: &str = "_start";
+/// The namespace of WASI's functions, and here also of WasmEdge's sockets.
+const WASI: &str = "wasi_snapshot_preview1";
+
+/// Why a module was not started.
+#[derive(Debug, Error)]
+enum StartError {
+    #[error("WasmEdge cannot be set up")]
+    Engine(#[source] Box<WasmEdgeError>),
+    #[error("it cannot be linked")]
+    Link(#[source] Box<WasmEdgeError>),
+    #[error("it is malformed")]
+    Malformed(#[source] Box<WasmEdgeError>),
+    #[error("no {0} MiB of memory, which it has from the start, could be had")]
+    Memory(u64),
+    #[error("it exports no function {ENTRY}, so it is a library and not a program")]
+    NoEntry,
+    #[error(transparent)]
+    NotAModule(#[from] NotAModule),
+    #[error("its {ENTRY} takes parameters or returns values")]
+    OddEntry,
+    #[error("it cannot be read")]
+    Read(#[source] io::Error),
+    #[error("its start function trapped")]
+    StartFunction(#[source] Box<WasmEdgeError>),
+    #[error("it imports {0}, which this engine does not have")]
+    UnknownImport(String),
+}
+
+/// Runs the module at this path until the guest ends.
+pub fn run(path: &Path, process: &Process) -> Outcome {
+    // WasmEdge logs to stdout, which is the guest's.
+    LogManager::log_off();
+    try_run(path, process, Settings::default())
+        .unwrap_or_else(|error| Outcome::CannotStart(with_causes(&error)))
+}
+
+fn try_run(path: &Path, process: &Process, settings: Settings) -> Result<Outcome, StartError> {
+    let config = config(settings).map_err(StartError::Engine)?;
+    let module = load(path, &config)?;
+    check_entry(&module)?;
+    let mut wasi = wasi::module(process).map_err(StartError::Engine)?;
+    let mut vm = vm(&config, &mut wasi).map_err(StartError::Engine)?;
+    if let Err(error) = vm.register_module(None, module.clone()) {
+        mem::forget(vm);
+        return Err(link_error(error, &module, &wasi));
+    }
+    check_memory(&vm, &module)?;
+    heap::before_guest(settings);
+    let end = vm.run_func(None, ENTRY, iter::empty());
+    // Dropping it would unmap the guest's memory, just before the process ends.
+    mem::forget(vm);
+    Ok(outcome(end, &wasi))
+}
+
+/// The interpreter only: with it, WasmEdge ignores native code in a section of the module.
+fn config(settings: Settings) -> WasmEdgeResult<Config> {
+    ConfigBuilder::new(CommonConfigOptions::new().interpreter_mode(true))
+        .with_runtime_config(RuntimeConfigOptions::new().max_memory_pages(settings.memory_pages))
+        .build()
+}
+
+/// Never hands a path to WasmEdge: it would load an ELF file as a library and so run native code of the image.
+fn load(path: &Path, config: &Config) -> Result<Module, StartError> {
+    let bytes = fs::read(path).map_err(StartError::Read)?;
+    check_header(&bytes)?;
+    Module::from_bytes(Some(config), bytes).map_err(StartError::Malformed)
+}
+
+fn check_entry(module: &Module) -> Result<(), StartError> {
+    match module.get_export(ENTRY) {
+        Some(ExternalInstanceType::Func(ty)) if ty.args_len() == 0 && ty.returns_len() == 0 => Ok(()),
+        Some(ExternalInstanceType::Func(_)) => Err(StartError::OddEntry),
+        _ => Err(StartError::NoEntry),
+    }
+}
+
+type WasiVm<'a> = Vm<'a, wasmedge_sdk::Instance>;
+
+fn vm<'a>(config: &Config, wasi: &'a mut WasiModule) -> WasmEdgeResult<WasiVm<'a>> {
+    let instances = HashMap::from([(WASI.to_owned(), wasi.as_mut())]);
+    Ok(Vm::new(Store::new(Some(config), instances)?))
+}
+
+fn link_error(error: Box<WasmEdgeError>, module: &Module, wasi: &WasiModule) -> StartError {
+    match *error {
+        WasmEdgeError::Core(CoreError::Instantiation(CoreInstantiationError::UnknownImport)) => {
+            first_unknown_import(module, wasi).map_or(StartError::Link(error), StartError::UnknownImport)
+        }
+        WasmEdgeError::Core(CoreError::Execution(_)) => StartError::StartFunction(error),
+        _ => StartError::Link(error),
+    }
+}
+
+fn first_unknown_import(module: &Module, wasi: &WasiModule) -> Option<String> {
+    let known = wasi.as_ref().func_names().unwrap_or_default();
+    let imports = module.imports();
+    let unknown = imports.iter().find(|import| {
+        import.module_name() != WASI || !known.iter().any(|name| *name == import.name())
+    })?;
+    let (from, name) = (unknown.module_name(), unknown.name());
+    Some(format!("{} from {}", quoted(name.as_bytes()), quoted(from.as_bytes())))
+}
+
+/// WasmEdge goes on without the memory when the kernel refuses it, and with less than the module's minimum
+/// when that is over the limit. A guest that WASI can serve exports its memory under this name.
+fn check_memory(vm: &WasiVm<'_>, module: &Module) -> Result<(), StartError> {
+    let Some(ExternalInstanceType::Memory(ty)) = module.get_export("memory") else {
+        return Ok(());
+    };
+    let memory = vm.active_module().and_then(|instance| instance.get_memory_ref("memory").ok());
+    let whole = memory.is_some_and(|memory| {
+        memory.size() >= ty.minimum() && (ty.minimum() == 0 || memory.slice::<u8>(0, 1).is_some())
+    });
+    let minimum_bytes = u64::from(ty.minimum()) * PAGE_BYTES;
+    if whole { Ok(()) } else { Err(StartError::Memory(minimum_bytes.div_ceil(1 << 20))) }
+}
+
+fn outcome<T>(end: WasmEdgeResult<T>, wasi: &WasiModule) -> Outcome {
+    match end.map_err(|error| *error) {
+        Ok(_) => Outcome::Exited(0),
+        Err(WasmEdgeError::Core(CoreError::Common(CoreCommonError::Terminated))) => {
+            Outcome::Exited(wasi.exit_code())
+        }
+        Err(WasmEdgeError::Core(CoreError::Execution(CoreExecutionError::Unreachable))) => {
+            Outcome::Trapped("unreachable executed".into())
+        }
+        Err(error) => Outcome::Trapped(error.to_string()),
+    }
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let causes = iter::successors(error.source(), |&cause| cause.source());
+    // The SDK's errors repeat their cause as their own text.
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+    })
+}
