@@ -1,0 +1,2 @@
+//! A node by hand.
+fn main() {}

@@ -1,0 +1,97 @@
+//! The files that make a root folder this node: laid over it, so the root itself stays as it was.
+
+use super::{REGISTRY, Runtime};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// Makes a node's folder: `files`, which lies over its root, and `log`.
+pub(super) fn write(folder: &Path, runtime: Runtime) -> io::Result<()> {
+    let name = folder.file_name().unwrap_or_default().display().to_string();
+    let files = [
+        ("etc/hostname", format!("{name}\n")),
+        ("etc/hosts", format!("127.0.0.1 localhost\n127.0.1.1 {name}\n")),
+        // The node reaches nothing outside, and its pods say themselves which name server they ask.
+        ("etc/resolv.conf", "nameserver 127.0.0.1\n".to_owned()),
+        ("etc/containerd/config.toml", containerd(runtime)),
+        ("etc/cni/net.d/10-bridge.conflist", NETWORK.to_owned()),
+        ("etc/docker/registry/config.yml", registry()),
+    ];
+    for (path, content) in files {
+        let path = folder.join("files").join(path);
+        fs::create_dir_all(path.parent().expect("it lies in a folder"))?;
+        fs::write(path, content)?;
+    }
+    fs::create_dir_all(folder.join("log"))
+}
+
+/// Stock but for: NRI on (1.7 has it off), our pause image, both runtimes, Debian's folder of network plugins, and what a
+/// machine without `CAP_SYS_RESOURCE` needs. containerd 2 reads this version of the format too.
+fn containerd(runtime: Runtime) -> String {
+    format!(
+        r#"version = 2
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{REGISTRY}/pause:latest"
+  restrict_oom_score_adj = true
+
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "{runtime}"
+
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
+        BinaryName = "/usr/bin/crun"
+
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+      runtime_type = "io.containerd.runc.v2"
+      [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+        BinaryName = "/usr/sbin/runc"
+
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "/etc/cni/net.d"
+
+[plugins."io.containerd.nri.v1.nri"]
+  disable = false
+"#
+    )
+}
+
+/// A bridge with addresses by number; the node has no way out, so there is nothing to masquerade.
+const NETWORK: &str = r#"{
+  "cniVersion": "0.4.0",
+  "name": "pods",
+  "plugins": [
+    {
+      "type": "bridge",
+      "bridge": "cni0",
+      "isGateway": true,
+      "hairpinMode": true,
+      "ipam": {
+        "type": "host-local",
+        "ranges": [[{ "subnet": "10.88.0.0/16" }]],
+        "routes": [{ "dst": "0.0.0.0/0" }],
+        "dataDir": "/run/cni"
+      }
+    },
+    { "type": "portmap", "capabilities": { "portMappings": true } }
+  ]
+}
+"#;
+
+fn registry() -> String {
+    format!(
+        "version: 0.1
+log:
+  level: info
+storage:
+  filesystem:
+    rootdirectory: /var/lib/registry
+  delete:
+    enabled: true
+http:
+  addr: {REGISTRY}
+"
+    )
+}
