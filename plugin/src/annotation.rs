@@ -53,7 +53,11 @@ pub enum Error {
 
 /// What a pod's annotations ask for one container.
 pub fn settings(annotations: &HashMap<String, String>, container: &str) -> Result<Settings, Error> {
-    let keys = [format!("{DOMAIN}/container.{container}"), format!("{DOMAIN}/pod"), DOMAIN.to_owned()];
+    let keys = [
+        format!("{DOMAIN}/container.{container}"),
+        format!("{DOMAIN}/pod"),
+        DOMAIN.to_owned(),
+    ];
     let mut settings = Settings::default();
     for key in keys {
         if let Some(value) = annotations.get(&key) {
@@ -71,7 +75,10 @@ fn parse(key: &str, value: &str) -> Result<Settings, Error> {
     if value.trim().is_empty() {
         return Ok(Settings::default());
     }
-    serde_saphyr::from_str(value).map_err(|error| Error::Value { key: key.to_owned(), problem: first_line(&error.to_string()) })
+    serde_saphyr::from_str(value).map_err(|error| Error::Value {
+        key: key.to_owned(),
+        problem: first_line(&error.to_string()),
+    })
 }
 
 /// Errors end up in a pod's events, where a picture of the source has no place.
@@ -84,7 +91,10 @@ mod tests {
     use super::*;
 
     fn check(annotations: &[(&str, &str)], expected: Result<Option<Handler>, &str>) {
-        let annotations = annotations.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let annotations = annotations
+            .iter()
+            .map(|(key, value)| (key.to_string(), value.to_string()))
+            .collect();
         match (settings(&annotations, "web"), expected) {
             (Ok(settings), Ok(handler)) => assert_eq!(settings.handler, handler),
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
@@ -98,18 +108,33 @@ mod tests {
         let pod = "wasm.noderesource.dev/pod";
         check(&[], Ok(None));
         check(&[(DOMAIN, "handler: none")], Ok(Some(Handler::None)));
-        check(&[(DOMAIN, "handler: none"), (pod, "handler: engine")], Ok(Some(Handler::Engine)));
-        check(&[(pod, "handler: engine"), (container, "handler: none")], Ok(Some(Handler::None)));
-        check(&[("wasm.noderesource.dev/container.other", "handler: none")], Ok(None));
+        check(
+            &[(DOMAIN, "handler: none"), (pod, "handler: engine")],
+            Ok(Some(Handler::Engine)),
+        );
+        check(
+            &[(pod, "handler: engine"), (container, "handler: none")],
+            Ok(Some(Handler::None)),
+        );
+        check(
+            &[("wasm.noderesource.dev/container.other", "handler: none")],
+            Ok(None),
+        );
         check(&[(pod, " "), (DOMAIN, "{}")], Ok(None));
     }
 
     #[test]
     fn what_is_not_known_is_an_error_that_says_what_is() {
-        check(&[(DOMAIN, "handler: docker")], Err("known are handler: engine | none"));
+        check(
+            &[(DOMAIN, "handler: docker")],
+            Err("known are handler: engine | none"),
+        );
         check(&[(DOMAIN, "handlr: none")], Err("handlr"));
         check(&[(DOMAIN, "none")], Err("annotation wasm.noderesource.dev: "));
         check(&[(DOMAIN, &"x".repeat(5000))], Err("more than 4096 bytes"));
-        check(&[("wasm.noderesource.dev/pod", "handler: [none")], Err("annotation wasm.noderesource.dev/pod: "));
+        check(
+            &[("wasm.noderesource.dev/pod", "handler: [none")],
+            Err("annotation wasm.noderesource.dev/pod: "),
+        );
     }
 }

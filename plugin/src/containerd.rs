@@ -8,11 +8,12 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
 use tokio::net::UnixStream;
+use tokio::sync::mpsc;
 use tonic::codegen::InterceptedService;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 
 use pb::containers::containers_client::ContainersClient;
 use pb::content::content_client::ContentClient;
@@ -56,7 +57,9 @@ const MAX_DOCUMENT_BYTES: i64 = 8 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The blob is larger than any manifest or image config should be.
-    #[error("{digest} has {size} bytes, more than the {MAX_DOCUMENT_BYTES} that a manifest or config may have")]
+    #[error(
+        "{digest} has {size} bytes, more than the {MAX_DOCUMENT_BYTES} that a manifest or config may have"
+    )]
     BlobTooLarge {
         /// The blob asked for.
         digest: String,
@@ -82,7 +85,10 @@ pub enum Error {
 impl Error {
     fn call(doing: impl Into<String>) -> impl FnOnce(Status) -> Self {
         let doing = doing.into();
-        move |status| Self::Call { doing, source: Box::new(status) }
+        move |status| Self::Call {
+            doing,
+            source: Box::new(status),
+        }
     }
 
     /// Whether the thing asked for does not exist, as against containerd not answering.
@@ -113,7 +119,9 @@ struct InNamespace(MetadataValue<Ascii>);
 
 impl Interceptor for InNamespace {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        request.metadata_mut().insert("containerd-namespace", self.0.clone());
+        request
+            .metadata_mut()
+            .insert("containerd-namespace", self.0.clone());
         Ok(request)
     }
 }
@@ -122,17 +130,22 @@ impl Containerd {
     /// A client for the socket at this path. Nothing is connected yet.
     pub fn at(socket: &Path) -> Self {
         let socket = socket.to_owned();
-        let channel = Endpoint::from_static("http://containerd").timeout(CALL_TIMEOUT).connect_with_connector_lazy(
-            tower::service_fn(move |_: Uri| connect(socket.clone())),
-        );
+        let channel = Endpoint::from_static("http://containerd")
+            .timeout(CALL_TIMEOUT)
+            .connect_with_connector_lazy(tower::service_fn(move |_: Uri| connect(socket.clone())));
         let namespace = InNamespace(MetadataValue::from_static(NAMESPACE));
-        Self { channel: InterceptedService::new(channel, namespace) }
+        Self {
+            channel: InterceptedService::new(channel, namespace),
+        }
     }
 
     /// containerd's version, which also shows that it answers.
     pub async fn version(&self) -> Result<String, Error> {
         let answer = VersionClient::new(self.channel.clone()).version(()).await;
-        Ok(answer.map_err(Error::call("tell its version"))?.into_inner().version)
+        Ok(answer
+            .map_err(Error::call("tell its version"))?
+            .into_inner()
+            .version)
     }
 
     /// With which runtime and snapshotter a pod sandbox was made.
@@ -140,7 +153,11 @@ impl Containerd {
         let doing = format!("look up pod sandbox {id}");
         let request = pb::containers::GetContainerRequest { id: id.to_owned() };
         let answer = ContainersClient::new(self.channel.clone()).get(request).await;
-        let record = answer.map_err(Error::call(&doing))?.into_inner().container.ok_or(Error::Empty { doing })?;
+        let record = answer
+            .map_err(Error::call(&doing))?
+            .into_inner()
+            .container
+            .ok_or(Error::Empty { doing })?;
         let runtime = record.runtime.unwrap_or_default();
         Ok(SandboxRecord {
             program: runtime.options.as_ref().map(runc_program).unwrap_or_default(),
@@ -151,15 +168,23 @@ impl Containerd {
 
     /// How a container's snapshot would be mounted: its layers, as host folders.
     pub async fn mounts(&self, snapshotter: &str, key: &str) -> Result<Vec<Mount>, Error> {
-        let request = pb::snapshots::MountsRequest { snapshotter: snapshotter.to_owned(), key: key.to_owned() };
+        let request = pb::snapshots::MountsRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.to_owned(),
+        };
         let answer = SnapshotsClient::new(self.channel.clone()).mounts(request).await;
-        Ok(answer.map_err(Error::call(format!("tell the mounts of snapshot {key}")))?.into_inner().mounts)
+        Ok(answer
+            .map_err(Error::call(format!("tell the mounts of snapshot {key}")))?
+            .into_inner()
+            .mounts)
     }
 
     /// What an image's name stands for at this moment.
     pub async fn image(&self, name: &str) -> Result<Descriptor, Error> {
         let doing = format!("look up image {name}");
-        let request = pb::images::GetImageRequest { name: name.to_owned() };
+        let request = pb::images::GetImageRequest {
+            name: name.to_owned(),
+        };
         let answer = ImagesClient::new(self.channel.clone()).get(request).await;
         let image = answer.map_err(Error::call(&doing))?.into_inner().image;
         image.and_then(|image| image.target).ok_or(Error::Empty { doing })
@@ -178,33 +203,63 @@ impl Containerd {
     pub async fn document(&self, digest: &str) -> Result<Vec<u8>, Error> {
         let size = self.blob_size(digest).await?;
         if size > MAX_DOCUMENT_BYTES {
-            return Err(Error::BlobTooLarge { digest: digest.to_owned(), size });
+            return Err(Error::BlobTooLarge {
+                digest: digest.to_owned(),
+                size,
+            });
         }
+        let mut stream = self.stream(digest).await?;
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-        self.read_blob(digest, |chunk| bytes.extend_from_slice(chunk)).await?;
+        while let Some(piece) = next_piece(&mut stream, digest).await? {
+            bytes.extend(piece);
+        }
         Ok(bytes)
     }
 
-    /// Hands a blob over piece by piece.
-    pub async fn read_blob(&self, digest: &str, mut take: impl FnMut(&[u8])) -> Result<(), Error> {
-        let doing = format!("read blob {digest}");
-        let request = pb::content::ReadContentRequest { digest: digest.to_owned(), offset: 0, size: 0 };
-        let answer = ContentClient::new(self.channel.clone()).read(request).await;
-        let mut stream = answer.map_err(Error::call(&doing))?.into_inner();
-        while let Some(piece) = stream.message().await.map_err(Error::call(&doing))? {
-            take(&piece.data);
+    /// Hands a blob over piece by piece, until it ends or nobody takes the pieces any more.
+    pub async fn read_blob(&self, digest: &str, pieces: mpsc::Sender<Vec<u8>>) -> Result<(), Error> {
+        let mut stream = self.stream(digest).await?;
+        while let Some(piece) = next_piece(&mut stream, digest).await? {
+            if pieces.send(piece).await.is_err() {
+                break;
+            }
         }
         Ok(())
+    }
+
+    async fn stream(&self, digest: &str) -> Result<Streaming<pb::content::ReadContentResponse>, Error> {
+        let request = pb::content::ReadContentRequest {
+            digest: digest.to_owned(),
+            offset: 0,
+            size: 0,
+        };
+        let answer = ContentClient::new(self.channel.clone()).read(request).await;
+        Ok(answer
+            .map_err(Error::call(format!("read blob {digest}")))?
+            .into_inner())
     }
 
     /// A blob's size in bytes.
     pub async fn blob_size(&self, digest: &str) -> Result<i64, Error> {
         let doing = format!("look up blob {digest}");
-        let request = pb::content::InfoRequest { digest: digest.to_owned() };
+        let request = pb::content::InfoRequest {
+            digest: digest.to_owned(),
+        };
         let answer = ContentClient::new(self.channel.clone()).info(request).await;
         let info = answer.map_err(Error::call(&doing))?.into_inner().info;
         Ok(info.ok_or(Error::Empty { doing })?.size)
     }
+}
+
+async fn next_piece(
+    stream: &mut Streaming<pb::content::ReadContentResponse>,
+    digest: &str,
+) -> Result<Option<Vec<u8>>, Error> {
+    let piece = stream
+        .message()
+        .await
+        .map_err(Error::call(format!("read blob {digest}")))?;
+    Ok(piece.map(|piece| piece.data))
 }
 
 async fn connect(socket: PathBuf) -> std::io::Result<TokioIo<UnixStream>> {
@@ -216,5 +271,7 @@ fn runc_program(options: &prost_types::Any) -> String {
     if options.type_url.trim_start_matches('/') != "containerd.runc.v1.Options" {
         return String::new();
     }
-    pb::runc::Options::decode(options.value.as_slice()).map(|options| options.binary_name).unwrap_or_default()
+    pb::runc::Options::decode(options.value.as_slice())
+        .map(|options| options.binary_name)
+        .unwrap_or_default()
 }

@@ -65,7 +65,12 @@ impl Refusal {
 pub fn decide(facts: &Facts) -> Decision {
     let settings = match &facts.settings {
         Ok(settings) => settings,
-        Err(problem) => return Decision::Refuse { kind: Refusal::Annotation, reason: problem.clone() },
+        Err(problem) => {
+            return Decision::Refuse {
+                kind: Refusal::Annotation,
+                reason: problem.clone(),
+            };
+        }
     };
     by_annotation(settings)
         .or_else(|| by_runtime(&facts.runtime))
@@ -74,7 +79,11 @@ pub fn decide(facts: &Facts) -> Decision {
 }
 
 /// What makes one expect a module, before or without looking at any bytes.
-pub fn expectation(program: &str, settings: &Settings, image: Option<&crate::image::ImageFacts>) -> Option<String> {
+pub fn expectation(
+    program: &str,
+    settings: &Settings,
+    image: Option<&crate::image::ImageFacts>,
+) -> Option<String> {
     if settings.handler == Some(Handler::Engine) {
         return Some("an annotation says handler: engine".to_owned());
     }
@@ -98,26 +107,40 @@ fn by_runtime(runtime: &Runtime) -> Option<Decision> {
 /// Bytes beat names: a program is native whatever the image says, a module is Wasm whatever its name.
 fn by_bytes(facts: &Facts, settings: &Settings) -> Option<Decision> {
     match &facts.entrypoint {
+        Entrypoint::Module { .. } if facts.intruder.is_some() => facts.intruder.as_ref().map(|intruder| {
+            not_a_module(format!(
+                "{} is where the engine goes, and cannot be the image's or a volume's",
+                intruder.display()
+            ))
+        }),
         Entrypoint::Module { module, cover } => Some(Decision::Wasm {
             module: module.clone(),
             cover: cover.clone(),
             why: "its entrypoint is a WebAssembly module".to_owned(),
         }),
-        Entrypoint::Native { path } if settings.handler == Some(Handler::Engine) => Some(not_a_module(format!(
-            "an annotation says handler: engine, but {} is a native program",
-            path.display()
-        ))),
+        Entrypoint::Native { path } if settings.handler == Some(Handler::Engine) => {
+            Some(not_a_module(format!(
+                "an annotation says handler: engine, but {} is a native program",
+                path.display()
+            )))
+        }
         Entrypoint::Native { .. } => Some(native("its entrypoint is a native program")),
-        Entrypoint::Unusable { path, defect: Defect::Component } => Some(Decision::Refuse {
+        Entrypoint::Unusable {
+            path,
+            defect: Defect::Component,
+        } => Some(Decision::Refuse {
             kind: Refusal::Component,
             reason: format!(
                 "{path} is a component (component model), and this node runs core modules; \
                  build it for wasm32-wasip1"
             ),
         }),
-        Entrypoint::Unusable { path, defect: Defect::Malformed { why } } => {
-            Some(not_a_module(format!("{path} is not a whole WebAssembly module: {why}")))
-        }
+        Entrypoint::Unusable {
+            path,
+            defect: Defect::Malformed { why },
+        } => Some(not_a_module(format!(
+            "{path} is not a whole WebAssembly module: {why}"
+        ))),
         Entrypoint::Missing | Entrypoint::Mounted { .. } | Entrypoint::Unusable { .. } => None,
     }
 }
@@ -139,14 +162,20 @@ fn found_instead(entrypoint: &Entrypoint, program: &str) -> String {
         Entrypoint::Missing => return format!("there is no {program:?} in the image"),
         Entrypoint::Module { cover, .. } => return format!("{} is a module", cover.display()),
         Entrypoint::Mounted { destination } => {
-            return format!("{program:?} lies in the volume at {}, not in the image", destination.display());
+            return format!(
+                "{program:?} lies in the volume at {}, not in the image",
+                destination.display()
+            );
         }
         Entrypoint::Native { path } => return format!("{} is a native program", path.display()),
         Entrypoint::Unusable { path, defect } => (path, defect),
     };
     match defect {
         Defect::Ambiguous { titles } => {
-            format!("{path} holds several modules ({}), none named {program:?}", titles.join(", "))
+            format!(
+                "{path} holds several modules ({}), none named {program:?}",
+                titles.join(", ")
+            )
         }
         Defect::Component => format!("{path} is a component"),
         Defect::Empty => format!("{path} is empty"),
@@ -162,7 +191,10 @@ fn native(why: &str) -> Decision {
 }
 
 fn not_a_module(reason: String) -> Decision {
-    Decision::Refuse { kind: Refusal::NotAModule, reason }
+    Decision::Refuse {
+        kind: Refusal::NotAModule,
+        reason,
+    }
 }
 
 #[cfg(test)]
@@ -171,8 +203,15 @@ mod tests {
     use crate::image::ImageFacts;
 
     fn module() -> Entrypoint {
-        let module = Module { digest: "d".into(), folder: "/store/d".into(), size: 8 };
-        Entrypoint::Module { module, cover: "/app".into() }
+        let module = Module {
+            digest: "d".into(),
+            folder: "/store/d".into(),
+            size: 8,
+        };
+        Entrypoint::Module {
+            module,
+            cover: "/app".into(),
+        }
     }
 
     fn elf() -> Entrypoint {
@@ -180,26 +219,46 @@ mod tests {
     }
 
     fn unusable(defect: Defect) -> Entrypoint {
-        Entrypoint::Unusable { path: "/app.wasm".into(), defect }
+        Entrypoint::Unusable {
+            path: "/app.wasm".into(),
+            defect,
+        }
     }
 
     fn facts(program: &str, entrypoint: Entrypoint) -> Facts {
         Facts {
             entrypoint,
-            image: Some(ImageFacts { platform: "linux/amd64".into(), ..ImageFacts::default() }),
+            image: Some(ImageFacts {
+                platform: "linux/amd64".into(),
+                ..ImageFacts::default()
+            }),
+            intruder: None,
             program: program.into(),
-            runtime: Runtime::Oci { program: String::new() },
+            runtime: Runtime::Oci {
+                program: String::new(),
+            },
             settings: Ok(Settings::default()),
         }
     }
 
     fn asking(handler: Handler, entrypoint: Entrypoint) -> Facts {
-        Facts { settings: Ok(Settings { handler: Some(handler) }), ..facts("/app", entrypoint) }
+        Facts {
+            settings: Ok(Settings {
+                handler: Some(handler),
+            }),
+            ..facts("/app", entrypoint)
+        }
     }
 
     fn on_wasi(program: &str, entrypoint: Entrypoint) -> Facts {
-        let image = ImageFacts { platform: "wasi/wasm".into(), ..ImageFacts::default() };
-        Facts { image: Some(image), ..facts(program, entrypoint) }
+        let image = ImageFacts {
+            platform: "wasi/wasm".into(),
+            ..ImageFacts::default()
+        };
+        Facts {
+            image: Some(image),
+            ..facts(program, entrypoint)
+        }
     }
 
     /// `expected` is `native`, `wasm`, or a part of the refusal's reason.
@@ -209,7 +268,10 @@ mod tests {
             Decision::Refuse { reason, .. } => reason,
             Decision::Wasm { .. } => "wasm".to_owned(),
         };
-        assert!(found.contains(expected), "{found:?} instead of {expected:?} for {facts:?}");
+        assert!(
+            found.contains(expected),
+            "{found:?} instead of {expected:?} for {facts:?}"
+        );
     }
 
     #[test]
@@ -217,16 +279,36 @@ mod tests {
         check(&asking(Handler::None, module()), "native");
         check(&asking(Handler::Engine, module()), "wasm");
         check(&asking(Handler::Engine, elf()), "but /app is a native program");
-        check(&asking(Handler::Engine, Entrypoint::Missing), "there is no \"/app\" in the image, though an annotation");
-        let bad = Facts { settings: Err("annotation x: bad".into()), ..facts("/app", elf()) };
+        check(
+            &asking(Handler::Engine, Entrypoint::Missing),
+            "there is no \"/app\" in the image, though an annotation",
+        );
+        let bad = Facts {
+            settings: Err("annotation x: bad".into()),
+            ..facts("/app", elf())
+        };
         check(&bad, "annotation x: bad");
     }
 
     #[test]
     fn another_runtime_is_left_its_pods() {
-        let runtime = Runtime::Other { shim: "io.containerd.kata.v2".into() };
-        check(&Facts { runtime: runtime.clone(), ..facts("/app.wasm", module()) }, "native");
-        check(&Facts { runtime, ..on_wasi("/app.wasm", Entrypoint::Missing) }, "native");
+        let runtime = Runtime::Other {
+            shim: "io.containerd.kata.v2".into(),
+        };
+        check(
+            &Facts {
+                runtime: runtime.clone(),
+                ..facts("/app.wasm", module())
+            },
+            "native",
+        );
+        check(
+            &Facts {
+                runtime,
+                ..on_wasi("/app.wasm", Entrypoint::Missing)
+            },
+            "native",
+        );
     }
 
     #[test]
@@ -235,7 +317,29 @@ mod tests {
         check(&on_wasi("/app.wasm", elf()), "native");
         check(&facts("/app", module()), "wasm");
         check(&facts("/app", unusable(Defect::Component)), "is a component");
-        check(&facts("/app", unusable(Defect::Malformed { why: "cut".into() })), "not a whole WebAssembly module: cut");
+        check(
+            &facts("/app", unusable(Defect::Malformed { why: "cut".into() })),
+            "not a whole WebAssembly module: cut",
+        );
+    }
+
+    #[test]
+    fn the_engines_place_is_taken() {
+        let intruder = Some(PathBuf::from("/.podwasm/lib"));
+        check(
+            &Facts {
+                intruder: intruder.clone(),
+                ..facts("/app", module())
+            },
+            "/.podwasm/lib is where the engine goes",
+        );
+        check(
+            &Facts {
+                intruder,
+                ..facts("/app", elf())
+            },
+            "native",
+        );
     }
 
     #[test]
@@ -245,7 +349,12 @@ mod tests {
             (Defect::NotAProgram, "/app.wasm is not a WebAssembly module"),
             (Defect::NotAFile { kind: "FIFO" }, "/app.wasm is a FIFO"),
             (Defect::TooLarge { limit: 7 }, "more than the 7 bytes"),
-            (Defect::Ambiguous { titles: vec!["a".into(), "b".into()] }, "several modules (a, b)"),
+            (
+                Defect::Ambiguous {
+                    titles: vec!["a".into(), "b".into()],
+                },
+                "several modules (a, b)",
+            ),
         ] {
             check(&facts("/app.wasm", unusable(defect.clone())), expected);
             check(&facts("/app", unusable(defect.clone())), "native");
@@ -253,7 +362,9 @@ mod tests {
         }
         check(&facts("/app.wasm", Entrypoint::Missing), "there is no");
         check(&facts("/app", Entrypoint::Missing), "native");
-        let mounted = Entrypoint::Mounted { destination: "/data".into() };
+        let mounted = Entrypoint::Mounted {
+            destination: "/data".into(),
+        };
         check(&facts("/data/app.wasm", mounted), "lies in the volume at /data");
     }
 }

@@ -31,21 +31,32 @@ pub fn search(program: &str, env: &[String], working_directory: &Path) -> Search
         return Search::Path(working_directory.join(program));
     }
     Search::Name {
-        on_path: path_folders(env).map(|folder| Path::new(folder).join(program)).collect(),
+        on_path: path_folders(env)
+            .map(|folder| Path::new(folder).join(program))
+            .collect(),
         in_working_directory: working_directory.join(program),
     }
 }
 
 /// Only absolute folders: a relative one would depend on a working directory that may be another.
 fn path_folders(env: &[String]) -> impl Iterator<Item = &str> {
-    let path = env.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
-    path.unwrap_or(DEFAULT_PATH).split(':').filter(|folder| folder.starts_with('/'))
+    let path = env
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("PATH="));
+    path.unwrap_or(DEFAULT_PATH)
+        .split(':')
+        .filter(|folder| folder.starts_with('/'))
 }
 
 /// Whether the name alone lets one expect a module.
 pub fn is_named_as_wasm(program: &str) -> bool {
-    let extension = Path::new(program).extension().and_then(|extension| extension.to_str());
-    extension.is_some_and(|extension| extension.eq_ignore_ascii_case("wasm") || extension.eq_ignore_ascii_case("wat"))
+    let extension = Path::new(program)
+        .extension()
+        .and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| {
+        extension.eq_ignore_ascii_case("wasm") || extension.eq_ignore_ascii_case("wat")
+    })
 }
 
 #[cfg(test)]
@@ -56,7 +67,10 @@ mod tests {
         let env: Vec<_> = env.iter().map(ToString::to_string).collect();
         let found = match search(program, &env, Path::new(working_directory)) {
             Search::Path(path) => vec![path],
-            Search::Name { mut on_path, in_working_directory } => {
+            Search::Name {
+                mut on_path,
+                in_working_directory,
+            } => {
                 on_path.push(in_working_directory);
                 on_path
             }
@@ -77,7 +91,15 @@ mod tests {
         check("app", &["PATH=/a", "X=1", "PATH=/b"], "/", &["/b/app", "/app"]);
         check("app", &["PATH=:rel:/a:"], "/", &["/a/app", "/app"]);
         check("app", &["PATH="], "/", &["/app"]);
-        let default = ["/usr/local/sbin/x", "/usr/local/bin/x", "/usr/sbin/x", "/usr/bin/x", "/sbin/x", "/bin/x", "/x"];
+        let default = [
+            "/usr/local/sbin/x",
+            "/usr/local/bin/x",
+            "/usr/sbin/x",
+            "/usr/bin/x",
+            "/sbin/x",
+            "/bin/x",
+            "/x",
+        ];
         check("x", &[], "/", &default);
     }
 

@@ -13,6 +13,8 @@ pub struct Facts {
     pub entrypoint: Entrypoint,
     /// What the image says of itself. Not asked for when the entrypoint is a native program.
     pub image: Option<ImageFacts>,
+    /// A mount of the pod's own in the engine's place, if there is one.
+    pub intruder: Option<PathBuf>,
     /// `args[0]` as the container names it.
     pub program: String,
     /// What runs the pod.

@@ -12,15 +12,20 @@ use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::Deserialize;
 
 /// Config types of Wasm artifacts: the CNCF's, and the older one of `wasm-to-oci`.
-const WASM_CONFIGS: [&str; 2] = ["application/vnd.wasm.config.v0+json", "application/vnd.wasm.config.v1+json"];
+const WASM_CONFIGS: [&str; 2] = [
+    "application/vnd.wasm.config.v0+json",
+    "application/vnd.wasm.config.v1+json",
+];
 /// Layer types whose blob is the module itself.
 const WASM_LAYERS: [&str; 3] = [
     "application/wasm",
     "application/vnd.wasm.content.layer.v1+wasm",
     "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm",
 ];
-const INDEXES: [&str; 2] =
-    ["application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"];
+const INDEXES: [&str; 2] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+];
 /// The annotation by which images for crun's Wasm handler say what they are.
 const CRUN_VARIANT: &str = "module.wasm.image/variant";
 const TITLE: &str = "org.opencontainers.image.title";
@@ -69,7 +74,11 @@ impl ImageFacts {
         if self.artifact.is_some() {
             return Some("the image is an OCI Wasm artifact".to_owned());
         }
-        if let Some(variant) = self.crun_variant.as_deref().filter(|variant| is_wasm_variant(variant)) {
+        if let Some(variant) = self
+            .crun_variant
+            .as_deref()
+            .filter(|variant| is_wasm_variant(variant))
+        {
             return Some(format!("the image carries {CRUN_VARIANT}={variant}"));
         }
         let (os, architecture) = self.platform.split_once('/')?;
@@ -92,7 +101,10 @@ pub fn manifests(index: &[u8]) -> Result<Vec<String>, Error> {
     let index = ImageIndex::from_reader(index).map_err(Error::Index)?;
     let mut manifests: Vec<_> = index.manifests().iter().collect();
     manifests.sort_by_key(|manifest| !is_for_this_machine(manifest));
-    Ok(manifests.into_iter().map(|manifest| manifest.digest().to_string()).collect())
+    Ok(manifests
+        .into_iter()
+        .map(|manifest| manifest.digest().to_string())
+        .collect())
 }
 
 fn is_for_this_machine(manifest: &Descriptor) -> bool {
@@ -120,7 +132,8 @@ struct Config {
     architecture: String,
     #[serde(default)]
     os: String,
-    config: Option<Process>,
+    #[serde(rename = "config")]
+    process: Option<Process>,
 }
 
 #[derive(Default, Deserialize)]
@@ -137,10 +150,13 @@ pub fn facts(manifest: &[u8], config: &[u8]) -> Result<ImageFacts, Error> {
         ("", "") => String::new(),
         (os, architecture) => format!("{os}/{architecture}"),
     };
-    let working_directory = config.config.unwrap_or_default().working_directory;
+    let working_directory = config.process.unwrap_or_default().working_directory;
     Ok(ImageFacts {
         artifact: artifact(&manifest),
-        crun_variant: manifest.annotations().as_ref().and_then(|annotations| annotations.get(CRUN_VARIANT).cloned()),
+        crun_variant: manifest
+            .annotations()
+            .as_ref()
+            .and_then(|annotations| annotations.get(CRUN_VARIANT).cloned()),
         platform,
         working_directory: PathBuf::from("/").join(working_directory),
     })
@@ -180,8 +196,15 @@ mod tests {
 
     fn image(config: &str) -> ImageFacts {
         let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
-        let facts = facts(&manifest("application/vnd.oci.image.config.v1+json", layer), config.as_bytes()).unwrap();
-        ImageFacts { crun_variant: None, ..facts }
+        let facts = facts(
+            &manifest("application/vnd.oci.image.config.v1+json", layer),
+            config.as_bytes(),
+        )
+        .unwrap();
+        ImageFacts {
+            crun_variant: None,
+            ..facts
+        }
     }
 
     #[test]
@@ -192,7 +215,13 @@ mod tests {
             assert_eq!(facts.platform, platform);
             assert_eq!(facts.says_wasm().is_some(), expected, "{platform}");
         };
-        for platform in ["wasi/wasm", "wasi/wasm32", "wasip1/wasm", "wasip2/wasm", "linux/wasm"] {
+        for platform in [
+            "wasi/wasm",
+            "wasi/wasm32",
+            "wasip1/wasm",
+            "wasip2/wasm",
+            "linux/wasm",
+        ] {
             check(platform, true);
         }
         check("linux/amd64", false);
@@ -204,7 +233,11 @@ mod tests {
         for config in WASM_CONFIGS {
             for layer in WASM_LAYERS {
                 let facts = facts(&manifest(config, layer), b"{}").unwrap();
-                let expected = WasmLayer { digest: DIGEST.into(), size: 7, title: Some("app.wasm".into()) };
+                let expected = WasmLayer {
+                    digest: DIGEST.into(),
+                    size: 7,
+                    title: Some("app.wasm".into()),
+                };
                 assert_eq!(facts.artifact, Some(vec![expected]));
                 assert_eq!(facts.says_wasm().unwrap(), "the image is an OCI Wasm artifact");
             }
@@ -213,8 +246,14 @@ mod tests {
 
     #[test]
     fn an_artifacts_own_config_may_hold_anything() {
-        let config = br#"{"created":"2024-01-01","author":"x","architecture":"wasm","os":"wasip1","component":null}"#;
-        assert_eq!(facts(&manifest(WASM_CONFIGS[0], WASM_LAYERS[0]), config).unwrap().platform, "wasip1/wasm");
+        let config =
+            br#"{"created":"2024-01-01","author":"x","architecture":"wasm","os":"wasip1","component":null}"#;
+        assert_eq!(
+            facts(&manifest(WASM_CONFIGS[0], WASM_LAYERS[0]), config)
+                .unwrap()
+                .platform,
+            "wasip1/wasm"
+        );
     }
 
     #[test]
@@ -231,16 +270,25 @@ mod tests {
 
     #[test]
     fn crun_variants_say_wasm() {
-        let facts = ImageFacts { crun_variant: Some("compat".into()), ..ImageFacts::default() };
+        let facts = ImageFacts {
+            crun_variant: Some("compat".into()),
+            ..ImageFacts::default()
+        };
         assert!(facts.says_wasm().unwrap().contains("variant=compat"));
-        let facts = ImageFacts { crun_variant: Some("other".into()), ..ImageFacts::default() };
+        let facts = ImageFacts {
+            crun_variant: Some("other".into()),
+            ..ImageFacts::default()
+        };
         assert_eq!(facts.says_wasm(), None);
     }
 
     #[test]
     fn malformed_documents_are_errors() {
         assert!(matches!(facts(b"{", b"{}"), Err(Error::Manifest(_))));
-        assert!(matches!(facts(&manifest("x", "y"), b"[1]"), Err(Error::Config(_))));
+        assert!(matches!(
+            facts(&manifest("x", "y"), b"[1]"),
+            Err(Error::Config(_))
+        ));
         assert!(matches!(manifests(b"[]"), Err(Error::Index(_))));
     }
 
@@ -253,7 +301,11 @@ mod tests {
                 "platform":{{"os":"{os}","architecture":"{architecture}"}}}}"#
             )
         };
-        let entries = [entry('a', "wasi", "wasm"), entry('b', "linux", "amd64"), entry('c', "linux", "arm64")];
+        let entries = [
+            entry('a', "wasi", "wasm"),
+            entry('b', "linux", "amd64"),
+            entry('c', "linux", "arm64"),
+        ];
         let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
         let first = manifests(index.as_bytes()).unwrap()[0].chars().nth(7).unwrap();
         assert_eq!(first, if cfg!(target_arch = "aarch64") { 'c' } else { 'b' });

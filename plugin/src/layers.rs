@@ -129,20 +129,29 @@ impl Layers {
         let open = |layer: &P| {
             let layer = layer.as_ref();
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            sys::open(layer, flags, Mode::empty())
-                .map_err(|errno| Error::Layer { layer: layer.to_owned(), source: errno.into() })
+            sys::open(layer, flags, Mode::empty()).map_err(|errno| Error::Layer {
+                layer: layer.to_owned(),
+                source: errno.into(),
+            })
         };
-        Ok(Self { root: layers.iter().map(open).collect::<Result<_, _>>()?, mounts })
+        Ok(Self {
+            root: layers.iter().map(open).collect::<Result<_, _>>()?,
+            mounts,
+        })
     }
 
     /// Follows a path from the root of the merged view. A relative one is taken from the root too.
     pub fn resolve(&self, path: &Path) -> Result<Resolved, Error> {
-        let mut walk = Walk { directories: Vec::new() };
+        let mut walk = Walk {
+            directories: Vec::new(),
+        };
         let mut pending = names(path);
         let (mut links, mut bytes) = (0, path.as_os_str().len());
         while let Some(name) = pending.pop_front() {
             if bytes > MAX_PATH_BYTES {
-                return Err(Error::Long { path: path.to_owned() });
+                return Err(Error::Long {
+                    path: path.to_owned(),
+                });
             }
             if name == ".." {
                 walk.directories.pop();
@@ -151,20 +160,33 @@ impl Layers {
             let here = walk.path().join(&name);
             if self.mounts.contains(&here) {
                 let destination = here.clone();
-                return Ok(Resolved { path: rest(here, pending), node: Node::Mounted { destination } });
+                return Ok(Resolved {
+                    path: rest(here, pending),
+                    node: Node::Mounted { destination },
+                });
             }
             match step(walk.current(&self.root), &name)? {
                 Step::Directory(layers) => walk.directories.push((name, layers)),
                 Step::File(_) if !pending.is_empty() => {
-                    return Ok(Resolved { path: rest(here, pending), node: Node::Missing });
+                    return Ok(Resolved {
+                        path: rest(here, pending),
+                        node: Node::Missing,
+                    });
                 }
                 Step::File(node) => return Ok(Resolved { path: here, node }),
-                Step::Missing => return Ok(Resolved { path: rest(here, pending), node: Node::Missing }),
+                Step::Missing => {
+                    return Ok(Resolved {
+                        path: rest(here, pending),
+                        node: Node::Missing,
+                    });
+                }
                 Step::Link(target) => {
                     links += 1;
                     bytes += target.as_os_str().len();
                     if links > MAX_LINKS {
-                        return Err(Error::Links { path: path.to_owned() });
+                        return Err(Error::Links {
+                            path: path.to_owned(),
+                        });
                     }
                     if target.is_absolute() {
                         walk.directories.clear();
@@ -173,7 +195,10 @@ impl Layers {
                 }
             }
         }
-        Ok(Resolved { path: walk.path(), node: Node::Directory })
+        Ok(Resolved {
+            path: walk.path(),
+            node: Node::Directory,
+        })
     }
 }
 
@@ -204,7 +229,10 @@ fn rest(mut path: PathBuf, pending: VecDeque<OsString>) -> PathBuf {
 
 /// Looks one name up in the layers of one directory, topmost first.
 fn step(layers: &[OwnedFd], name: &OsStr) -> Result<Step, Error> {
-    let failed = |errno: Errno| Error::Step { name: name.to_owned(), source: errno.into() };
+    let failed = |errno: Errno| Error::Step {
+        name: name.to_owned(),
+        source: errno.into(),
+    };
     let mut merged = Vec::new();
     for layer in layers {
         let stat = match sys::statat(layer, name, sys::AtFlags::SYMLINK_NOFOLLOW) {
@@ -221,28 +249,48 @@ fn step(layers: &[OwnedFd], name: &OsStr) -> Result<Step, Error> {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = sys::openat2(layer, name, flags, Mode::empty(), STAY_INSIDE).map_err(failed)?;
-        if REDIRECT.into_iter().any(|attribute| has_attribute(&directory, attribute, None)) {
-            return Err(Error::Redirect { name: name.to_owned() });
+        if REDIRECT
+            .into_iter()
+            .any(|attribute| has_attribute(&directory, attribute, None))
+        {
+            return Err(Error::Redirect {
+                name: name.to_owned(),
+            });
         }
-        let opaque = OPAQUE.into_iter().any(|attribute| has_attribute(&directory, attribute, Some(b'y')));
+        let opaque = OPAQUE
+            .into_iter()
+            .any(|attribute| has_attribute(&directory, attribute, Some(b'y')));
         merged.push(directory);
         if opaque {
             break;
         }
     }
-    Ok(if merged.is_empty() { Step::Missing } else { Step::Directory(merged) })
+    Ok(if merged.is_empty() {
+        Step::Missing
+    } else {
+        Step::Directory(merged)
+    })
 }
 
-fn other_than_directory(layer: &OwnedFd, name: &OsStr, kind: FileType, stat: &sys::Stat) -> Result<Step, Errno> {
+fn other_than_directory(
+    layer: &OwnedFd,
+    name: &OsStr,
+    kind: FileType,
+    stat: &sys::Stat,
+) -> Result<Step, Errno> {
     Ok(match kind {
         FileType::CharacterDevice if stat.st_rdev == 0 => Step::Missing, // a whiteout
         FileType::RegularFile => Step::File(regular_file(layer, name, stat)?),
         FileType::Symlink => {
             let target = sys::readlinkat(layer, name, Vec::new())?.into_bytes();
-            Step::Link(PathBuf::from(<OsString as std::os::unix::ffi::OsStringExt>::from_vec(target)))
+            Step::Link(PathBuf::from(
+                <OsString as std::os::unix::ffi::OsStringExt>::from_vec(target),
+            ))
         }
         FileType::BlockDevice => Step::File(Node::Special { kind: "block device" }),
-        FileType::CharacterDevice => Step::File(Node::Special { kind: "character device" }),
+        FileType::CharacterDevice => Step::File(Node::Special {
+            kind: "character device",
+        }),
         FileType::Fifo => Step::File(Node::Special { kind: "FIFO" }),
         FileType::Socket => Step::File(Node::Special { kind: "socket" }),
         _ => Step::File(Node::Special { kind: "special file" }),
@@ -334,28 +382,44 @@ mod tests {
         }
 
         fn resolve_with(&self, path: &str, mounts: &[&str]) -> Result<Resolved, Error> {
-            let layers: Vec<_> = (0..self.layers).map(|layer| self.folder.path().join(layer.to_string())).collect();
-            Layers::open(&layers, mounts.iter().map(PathBuf::from).collect()).unwrap().resolve(Path::new(path))
+            let layers: Vec<_> = (0..self.layers)
+                .map(|layer| self.folder.path().join(layer.to_string()))
+                .collect();
+            Layers::open(&layers, mounts.iter().map(PathBuf::from).collect())
+                .unwrap()
+                .resolve(Path::new(path))
         }
     }
 
     fn check_file(fixture: &Fixture, path: &str, expected_path: &str, expected_content: &str) {
         let resolved = fixture.resolve(path).unwrap();
-        let Node::File { mut file, size, .. } = resolved.node else { panic!("{path}: {:?}", resolved.node) };
+        let Node::File { mut file, size, .. } = resolved.node else {
+            panic!("{path}: {:?}", resolved.node)
+        };
         let mut content = String::new();
         file.read_to_string(&mut content).unwrap();
-        assert_eq!((resolved.path.as_path(), content.as_str()), (Path::new(expected_path), expected_content));
+        assert_eq!(
+            (resolved.path.as_path(), content.as_str()),
+            (Path::new(expected_path), expected_content)
+        );
         assert_eq!(size, expected_content.len() as u64);
     }
 
     fn check_missing(fixture: &Fixture, path: &str) {
         let resolved = fixture.resolve(path).unwrap();
-        assert!(matches!(resolved.node, Node::Missing), "{path}: {:?}", resolved.node);
+        assert!(
+            matches!(resolved.node, Node::Missing),
+            "{path}: {:?}",
+            resolved.node
+        );
     }
 
     #[test]
     fn the_topmost_layer_wins() {
-        let fixture = Fixture::new(3).file(2, "app", "old").file(1, "app", "new").file(2, "lib/a", "a");
+        let fixture = Fixture::new(3)
+            .file(2, "app", "old")
+            .file(1, "app", "new")
+            .file(2, "lib/a", "a");
         check_file(&fixture, "/app", "/app", "new");
         check_file(&fixture, "/lib/../lib/./a", "/lib/a", "a");
         check_missing(&fixture, "/lib/b");
@@ -378,15 +442,24 @@ mod tests {
     #[test]
     fn a_link_to_a_host_file_finds_only_the_images() {
         check_missing(&Fixture::new(1).link(0, "app", "/etc/shadow"), "/app");
-        check_missing(&Fixture::new(1).link(0, "app", "../../../../../etc/shadow"), "/app");
-        check_missing(&Fixture::new(1).link(0, "app", "/proc/self/root/etc/passwd"), "/app");
+        check_missing(
+            &Fixture::new(1).link(0, "app", "../../../../../etc/shadow"),
+            "/app",
+        );
+        check_missing(
+            &Fixture::new(1).link(0, "app", "/proc/self/root/etc/passwd"),
+            "/app",
+        );
     }
 
     #[test]
     fn loops_and_long_paths_end() {
         let fixture = Fixture::new(1).link(0, "a", "b").link(0, "b", "a");
         assert!(matches!(fixture.resolve("/a"), Err(Error::Links { .. })));
-        assert!(matches!(fixture.resolve(&"/a".repeat(3000)), Err(Error::Long { .. })));
+        assert!(matches!(
+            fixture.resolve(&"/a".repeat(3000)),
+            Err(Error::Long { .. })
+        ));
     }
 
     #[test]
@@ -409,10 +482,15 @@ mod tests {
 
     #[test]
     fn a_file_above_a_directory_hides_it() {
-        let fixture = Fixture::new(2).file(0, "app", "file").file(1, "app/inner", "below");
+        let fixture = Fixture::new(2)
+            .file(0, "app", "file")
+            .file(1, "app/inner", "below");
         check_file(&fixture, "/app", "/app", "file");
         check_missing(&fixture, "/app/inner");
-        let fixture = Fixture::new(3).file(0, "app/new", "new").file(1, "app", "file").file(2, "app/old", "old");
+        let fixture = Fixture::new(3)
+            .file(0, "app/new", "new")
+            .file(1, "app", "file")
+            .file(2, "app/old", "old");
         check_missing(&fixture, "/app/old");
         check_file(&fixture, "/app/new", "/app/new", "new");
     }
@@ -426,10 +504,17 @@ mod tests {
 
     #[test]
     fn mounts_cover_what_the_image_holds() {
-        let fixture = Fixture::new(1).file(0, "data/app", "image's").link(0, "app", "data/app");
+        let fixture = Fixture::new(1)
+            .file(0, "data/app", "image's")
+            .link(0, "app", "data/app");
         let resolved = fixture.resolve_with("/app", &["/data"]).unwrap();
-        let Node::Mounted { destination } = resolved.node else { panic!("{resolved:?}") };
-        assert_eq!((destination, resolved.path), (PathBuf::from("/data"), PathBuf::from("/data/app")));
+        let Node::Mounted { destination } = resolved.node else {
+            panic!("{resolved:?}")
+        };
+        assert_eq!(
+            (destination, resolved.path),
+            (PathBuf::from("/data"), PathBuf::from("/data/app"))
+        );
     }
 
     #[test]

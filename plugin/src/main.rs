@@ -1,12 +1,35 @@
-//! podwasm
-#![allow(dead_code)]
+//! podwasm runs Wasm containers on an untouched Kubernetes node.
+//!
+//! `podwasm run` is an NRI plugin. For each container that is about to be created it looks at what
+//! would be executed ([`observe`]), decides from that alone ([`decide`]), and changes the container so
+//! that the engine runs it ([`adjust`]); [`plugin`] ties these together.
+
+mod adjust;
+mod admin;
 mod annotation;
 mod containerd;
+mod daemon;
 mod decide;
 mod entrypoint;
 mod facts;
+mod flags;
 mod image;
 mod layers;
+mod metrics;
 mod module;
+mod observe;
+mod plugin;
+mod policy;
 mod store;
-fn main() {}
+mod verdicts;
+
+use clap::Parser as _;
+
+use flags::{Command, Flags};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    match Flags::parse().command {
+        Command::Run(flags) => daemon::run(flags).await,
+    }
+}

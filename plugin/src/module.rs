@@ -80,10 +80,12 @@ pub fn kind(file: &(impl ReadAt + ?Sized), size: u64) -> io::Result<Kind> {
             Some(why) => Kind::Malformed { why },
         },
         [_, _, _, _, _, _, 1, 0] => Kind::Component,
-        [_, _, _, _, version @ ..] if version.len() == 4 => {
-            Kind::Malformed { why: format!("it has the unknown version {version:02x?}") }
-        }
-        _ => Kind::Malformed { why: format!("it ends after {length} bytes, inside its header") },
+        [_, _, _, _, version @ ..] if version.len() == 4 => Kind::Malformed {
+            why: format!("it has the unknown version {version:02x?}"),
+        },
+        _ => Kind::Malformed {
+            why: format!("it ends after {length} bytes, inside its header"),
+        },
     })
 }
 
@@ -97,7 +99,9 @@ fn defect(file: &(impl ReadAt + ?Sized), size: u64) -> io::Result<Option<String>
         let mut header = [0; SECTION_HEADER_BYTES];
         let length = file.read_at(&mut header, at)?;
         let Some((id, header_bytes, section_bytes)) = section_header(&header[..length]) else {
-            return Ok(Some(format!("the section header at byte {at} is cut off or not one")));
+            return Ok(Some(format!(
+                "the section header at byte {at} is cut off or not one"
+            )));
         };
         let end = at + header_bytes + section_bytes;
         if end > size {
@@ -115,7 +119,7 @@ fn section_header(bytes: &[u8]) -> Option<(u8, u64, u64)> {
     let mut reader = wasmparser::BinaryReader::new(bytes, 0);
     let id = reader.read_u8().ok()?;
     let section_bytes = reader.read_var_u32().ok()?;
-    Some((id, reader.original_position() as u64, u64::from(section_bytes)))
+    Some((id, reader.original_position(), u64::from(section_bytes)))
 }
 
 #[cfg(test)]
@@ -127,7 +131,11 @@ mod tests {
     const WHOLE: &[u8] = b"\0asm\x01\0\0\0\x00\x03\x02hi\x01\x01\x00";
 
     fn check(bytes: &[u8], expected: &Kind) {
-        assert_eq!(&kind(bytes, bytes.len() as u64).unwrap(), expected, "{bytes:02x?}");
+        assert_eq!(
+            &kind(bytes, bytes.len() as u64).unwrap(),
+            expected,
+            "{bytes:02x?}"
+        );
     }
 
     fn malformed(why: &str) -> Kind {
@@ -150,11 +158,20 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         check(b"\0asm", &malformed("it ends after 4 bytes, inside its header"));
-        check(b"\0asm\x02\0\0\0", &malformed("it has the unknown version [02, 00, 00, 00]"));
-        check(b"\0asm\x01\0\0\0\x01", &malformed("the section header at byte 8 is cut off or not one"));
+        check(
+            b"\0asm\x02\0\0\0",
+            &malformed("it has the unknown version [02, 00, 00, 00]"),
+        );
+        check(
+            b"\0asm\x01\0\0\0\x01",
+            &malformed("the section header at byte 8 is cut off or not one"),
+        );
         let cut = "section 1 at byte 8 should end at byte 15, but the file has only 12 bytes";
         check(b"\0asm\x01\0\0\0\x01\x05ab", &malformed(cut));
-        check(b"\0asm\x01\0\0\0\x01\xff\xff\xff\xff\xff", &malformed("the section header at byte 8 is cut off or not one"));
+        check(
+            b"\0asm\x01\0\0\0\x01\xff\xff\xff\xff\xff",
+            &malformed("the section header at byte 8 is cut off or not one"),
+        );
     }
 
     proptest! {

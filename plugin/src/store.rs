@@ -11,6 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::module::{self, Kind};
+
 /// The module's name in its folder, and so in the container.
 pub const MODULE_FILE: &str = "module.wasm";
 const CHUNK_BYTES: usize = 256 << 10;
@@ -56,6 +58,22 @@ pub struct Module {
     pub size: u64,
 }
 
+impl Module {
+    /// Whether it is still in the store.
+    pub fn is_there(&self) -> bool {
+        fs::metadata(self.folder.join(MODULE_FILE)).is_ok_and(|file| file.len() == self.size)
+    }
+}
+
+/// What became of bytes that were brought to the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// They are a module, and in the store.
+    Module(Module),
+    /// They are something else, and gone.
+    NotAModule(Kind),
+}
+
 /// The folder of modules.
 #[derive(Debug)]
 pub struct Store {
@@ -71,8 +89,16 @@ impl Store {
     /// Modules above `limit` bytes are not taken.
     pub fn open(state: &Path, limit: u64) -> Result<Self, Error> {
         let (modules, incoming) = (state.join("modules"), state.join("incoming"));
-        let store = Self { modules, incoming, limit, publishing: Mutex::new(()) };
-        store.make_folders().map_err(|source| Error::Open { folder: state.to_owned(), source })?;
+        let store = Self {
+            modules,
+            incoming,
+            limit,
+            publishing: Mutex::new(()),
+        };
+        store.make_folders().map_err(|source| Error::Open {
+            folder: state.to_owned(),
+            source,
+        })?;
         Ok(store)
     }
 
@@ -87,20 +113,29 @@ impl Store {
         Ok(())
     }
 
-    /// Whether a module that was kept once is still here.
-    pub fn has(&self, module: &Module) -> bool {
-        fs::metadata(module.folder.join(MODULE_FILE)).is_ok_and(|file| file.len() == module.size)
-    }
-
-    /// Copies a module into the store while hashing it.
-    pub fn keep(&self, mut source: impl Read) -> Result<Module, Error> {
+    /// Copies bytes while hashing them, looks at the copy, and keeps it if it is a core module.
+    pub fn keep(&self, mut source: impl Read) -> Result<Kept, Error> {
         let folder = tempfile::tempdir_in(&self.incoming).map_err(|source| self.write_failed(source))?;
         let path = folder.path().join(MODULE_FILE);
-        let mut file = File::create_new(&path).map_err(|source| self.write_failed(source))?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .map_err(|source| self.write_failed(source))?;
         let (digest, size) = self.copy(&mut source, &mut file)?;
-        let module = Module { folder: self.modules.join(&digest), digest, size };
-        self.publish(folder, &file, &module).map_err(|source| self.write_failed(source))?;
-        Ok(module)
+        match module::kind(&file, size).map_err(Error::Read)? {
+            Kind::CoreModule => {}
+            other => return Ok(Kept::NotAModule(other)),
+        }
+        let module = Module {
+            folder: self.modules.join(&digest),
+            digest,
+            size,
+        };
+        self.publish(folder, &file, &module)
+            .map_err(|source| self.write_failed(source))?;
+        Ok(Kept::Module(module))
     }
 
     fn copy(&self, source: &mut impl Read, file: &mut File) -> Result<(String, u64), Error> {
@@ -119,7 +154,8 @@ impl Store {
                 return Err(Error::TooLarge { limit: self.limit });
             }
             hash.update(&chunk[..read]);
-            file.write_all(&chunk[..read]).map_err(|source| self.write_failed(source))?;
+            file.write_all(&chunk[..read])
+                .map_err(|source| self.write_failed(source))?;
         }
     }
 
@@ -129,7 +165,7 @@ impl Store {
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         file.sync_all()?;
         let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.has(module) {
+        if module.is_there() {
             return Ok(());
         }
         if module.folder.exists() {
@@ -141,7 +177,10 @@ impl Store {
     }
 
     fn write_failed(&self, source: io::Error) -> Error {
-        Error::Write { folder: self.modules.clone(), source }
+        Error::Write {
+            folder: self.modules.clone(),
+            source,
+        }
     }
 }
 
@@ -149,7 +188,8 @@ impl Store {
 mod tests {
     use super::*;
 
-    const HELLO: &str = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824";
+    const MODULE: &[u8] = b"\0asm\x01\0\0\0";
+    const DIGEST: &str = "93a44bbb96c751218e4c00d479e4c14358122a389acca16205b1e4d0dc5f9476";
 
     fn store(limit: u64) -> (tempfile::TempDir, Store) {
         let state = tempfile::tempdir().unwrap();
@@ -157,38 +197,49 @@ mod tests {
         (state, store)
     }
 
-    fn is_empty(folder: &Path) -> bool {
-        fs::read_dir(folder).unwrap().next().is_none()
+    fn keep(store: &Store) -> Module {
+        match store.keep(MODULE).unwrap() {
+            Kept::Module(module) => module,
+            other @ Kept::NotAModule(_) => panic!("{other:?}"),
+        }
+    }
+
+    fn is_empty(state: &tempfile::TempDir, folder: &str) -> bool {
+        fs::read_dir(state.path().join(folder)).unwrap().next().is_none()
     }
 
     #[test]
     fn a_module_is_kept_under_its_hash() {
-        let (state, store) = store(5);
-        let module = store.keep(&b"hello"[..]).unwrap();
-        assert_eq!((module.digest.as_str(), module.size), (HELLO, 5));
-        assert_eq!(fs::read(module.folder.join(MODULE_FILE)).unwrap(), b"hello");
-        assert_eq!(fs::metadata(&module.folder).unwrap().permissions().mode() & 0o777, 0o755);
-        assert_eq!(store.keep(&b"hello"[..]).unwrap(), module);
-        assert!(store.has(&module) && is_empty(&state.path().join("incoming")));
+        let (state, store) = store(8);
+        let module = keep(&store);
+        assert_eq!((module.digest.as_str(), module.size), (DIGEST, 8));
+        assert_eq!(fs::read(module.folder.join(MODULE_FILE)).unwrap(), MODULE);
+        assert_eq!(
+            fs::metadata(&module.folder).unwrap().permissions().mode() & 0o777,
+            0o755
+        );
+        assert_eq!(keep(&store), module);
+        assert!(module.is_there() && is_empty(&state, "incoming"));
     }
 
     #[test]
-    fn a_module_above_the_limit_leaves_nothing_behind() {
-        let (state, store) = store(4);
-        assert!(matches!(store.keep(&b"hello"[..]), Err(Error::TooLarge { limit: 4 })));
-        assert!(is_empty(&state.path().join("incoming")) && is_empty(&state.path().join("modules")));
+    fn what_is_not_kept_leaves_nothing_behind() {
+        let (state, store) = store(7);
+        assert!(matches!(store.keep(MODULE), Err(Error::TooLarge { limit: 7 })));
+        assert_eq!(store.keep(&b"hello"[..]).unwrap(), Kept::NotAModule(Kind::Other));
+        assert!(is_empty(&state, "incoming") && is_empty(&state, "modules"));
     }
 
     #[test]
     fn a_module_cut_short_is_made_again() {
-        let (_state, store) = store(5);
-        let module = store.keep(&b"hello"[..]).unwrap();
+        let (_state, store) = store(8);
+        let module = keep(&store);
         let file = module.folder.join(MODULE_FILE);
         fs::remove_file(&file).unwrap();
-        fs::write(&file, "hel").unwrap();
-        assert!(!store.has(&module));
-        store.keep(&b"hello"[..]).unwrap();
-        assert_eq!(fs::read(&file).unwrap(), b"hello");
+        fs::write(&file, &MODULE[..5]).unwrap();
+        assert!(!module.is_there());
+        keep(&store);
+        assert_eq!(fs::read(&file).unwrap(), MODULE);
     }
 
     #[test]
@@ -196,15 +247,17 @@ mod tests {
         let (state, _store) = store(5);
         fs::create_dir(state.path().join("incoming/half")).unwrap();
         Store::open(state.path(), 5).unwrap();
-        assert!(is_empty(&state.path().join("incoming")));
+        assert!(is_empty(&state, "incoming"));
     }
 
     #[test]
     fn many_threads_may_keep_the_same_module() {
-        let (_state, store) = store(5);
+        let (_state, store) = store(8);
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| store.keep(&b"hello"[..]).unwrap())).collect();
-            threads.into_iter().for_each(|thread| assert_eq!(thread.join().unwrap().digest, HELLO));
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| keep(&store))).collect();
+            for thread in threads {
+                assert_eq!(thread.join().unwrap().digest, DIGEST);
+            }
         });
     }
 }

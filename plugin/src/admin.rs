@@ -1,0 +1,56 @@
+//! The daemon's own HTTP endpoint: `/metrics`, `/healthz`, `/readyz`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+use crate::containerd::Containerd;
+use crate::metrics::Metrics;
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the endpoint reports on.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Asked whether it answers.
+    pub containerd: Containerd,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Asked whether the plugin is registered.
+    pub nri: nri::Runtime,
+}
+
+impl Admin {
+    /// The endpoint's routes. Health is answered by being able to answer; readiness means registered
+    /// with NRI and containerd reachable.
+    pub fn routes(self) -> Router {
+        Router::new()
+            .route("/healthz", get(async || "ok\n"))
+            .route("/metrics", get(metrics))
+            .route("/readyz", get(ready))
+            .with_state(self)
+    }
+}
+
+async fn metrics(State(admin): State<Admin>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, OPENMETRICS)], admin.metrics.text())
+}
+
+async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
+    let mut missing = String::new();
+    if !admin.nri.is_connected() {
+        missing.push_str("not registered with NRI\n");
+    }
+    if let Err(error) = admin.containerd.version().await {
+        missing = missing + &error.to_string() + "\n";
+    }
+    if missing.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, missing)
+    }
+}

@@ -1,0 +1,110 @@
+//! `podwasm run`: start order, and the end.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, ensure};
+use nri::{Identity, Runner};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::adjust::Bundle;
+use crate::admin::Admin;
+use crate::containerd::Containerd;
+use crate::flags::{LogFormat, Run};
+use crate::metrics::Metrics;
+use crate::observe::Observer;
+use crate::plugin::Podwasm;
+use crate::policy::Policy;
+use crate::store::Store;
+
+/// Runs the daemon until it is told to end.
+pub async fn run(flags: Run) -> anyhow::Result<()> {
+    start_logging(flags.log_format);
+    let identity = Identity::new(flags.name, flags.idx)?;
+    let policy = read_policy(flags.config.as_deref())?;
+    let bundle = find_bundle(&flags.bundle)?;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        engine = bundle.version,
+        "podwasm"
+    );
+
+    let store = Store::open(&flags.state, policy.max_module_bytes)?;
+    let containerd = Containerd::at(&flags.containerd_socket);
+    let metrics = Arc::new(Metrics::new(&bundle.version));
+    let plugin = Podwasm::new(Observer::new(containerd.clone(), store), bundle, metrics.clone());
+    let runner = Runner::external(plugin, identity).socket(flags.nri_socket);
+
+    let admin = Admin {
+        containerd,
+        metrics,
+        nri: runner.runtime(),
+    };
+    let listener = TcpListener::bind(flags.http)
+        .await
+        .with_context(|| format!("cannot listen on {}", flags.http))?;
+    info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
+    tokio::spawn(async { axum::serve(listener, admin.routes()).await });
+
+    runner.run(told_to_end()?).await?;
+    info!("ended");
+    Ok(())
+}
+
+fn start_logging(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match format {
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+        LogFormat::Text => subscriber.init(),
+    }
+}
+
+fn read_policy(path: Option<&Path>) -> anyhow::Result<Policy> {
+    let Some(path) = path else {
+        return Ok(Policy::default());
+    };
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the policy {}", path.display()))?;
+    Policy::parse(&text).with_context(|| format!("the policy {} cannot be followed", path.display()))
+}
+
+/// A bundle that is not whole is found now, and not by the first container.
+fn find_bundle(folder: &Path) -> anyhow::Result<Bundle> {
+    ensure!(
+        folder.is_absolute(),
+        "the engine's bundle {} has to be an absolute path",
+        folder.display()
+    );
+    for part in ["engine", "launch", "lib", "module", "VERSION"] {
+        let part = folder.join(part);
+        ensure!(
+            part.exists(),
+            "the engine's bundle is not whole: {} is missing",
+            part.display()
+        );
+    }
+    let version = fs::read_to_string(folder.join("VERSION")).context("cannot read the engine's version")?;
+    Ok(Bundle {
+        folder: folder.to_owned(),
+        version: version.trim().to_owned(),
+    })
+}
+
+fn told_to_end() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

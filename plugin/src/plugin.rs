@@ -1,0 +1,274 @@
+//! The NRI plugin: observe, decide, adjust, one log line, one count.
+
+use std::collections::HashMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use lru::LruCache;
+use nri::api::{Container, ContainerUpdate, PodSandbox};
+use nri::{Call, Creation, PluginError, RuntimeInfo, SessionError};
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, info, warn};
+
+use crate::adjust::{self, Bundle, ENGINE_FOLDER};
+use crate::annotation::{self, Handler, Settings};
+use crate::decide::{self, Decision, Refusal};
+use crate::facts::Facts;
+use crate::metrics::{Metrics, Outcome};
+use crate::observe::{Error, Observer, Subject};
+
+/// The runtime holds a lock of the whole node while it waits.
+const BUDGET: Duration = Duration::from_millis(300);
+/// Under which containerd tells a container's image.
+const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
+/// Entrypoints that are remembered as Wasm for when they cannot be looked at.
+const KNOWN: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+
+/// The plugin's state.
+#[derive(Debug)]
+pub struct Podwasm {
+    bundle: Bundle,
+    /// Images and programs that were Wasm when last seen.
+    known: Mutex<LruCache<(String, String), ()>>,
+    metrics: Arc<Metrics>,
+    observer: Observer,
+}
+
+/// A request, and what was made of it.
+struct Case<'a> {
+    container: &'a Container,
+    pod: &'a PodSandbox,
+    settings: Result<Settings, String>,
+    started: Instant,
+    subject: Subject,
+}
+
+#[nri::plugin]
+impl nri::Plugin for Podwasm {
+    async fn synchronize(
+        &self,
+        _call: Call,
+        pods: Vec<PodSandbox>,
+        containers: Vec<Container>,
+    ) -> Result<Vec<ContainerUpdate>, PluginError> {
+        let marker = adjust::marker();
+        let routed = containers
+            .iter()
+            .filter(|container| container.annotation(&marker).is_some())
+            .count();
+        info!(
+            pods = pods.len(),
+            containers = containers.len(),
+            routed,
+            "synchronized"
+        );
+        Ok(Vec::new())
+    }
+
+    async fn create_container(
+        &self,
+        call: Call,
+        pod: PodSandbox,
+        container: Container,
+    ) -> Result<Creation, PluginError> {
+        let case = Case::new(&pod, &container);
+        let deadline = call.deadline().min(case.started + BUDGET);
+        match timeout_at(deadline, self.facts(&case)).await {
+            Ok(Ok(facts)) => self.conclude(&case, decide::decide(&facts)),
+            Ok(Err(error)) => self.conclude_unobserved(&case, &on_one_line(&*error)),
+            Err(_) => {
+                self.conclude_unobserved(&case, &format!("it could not be looked at within {BUDGET:?}"))
+            }
+        }
+    }
+
+    fn connected(&self, runtime: &RuntimeInfo) {
+        self.metrics.connected(true);
+        info!(
+            runtime = runtime.name,
+            version = runtime.version,
+            "registered with NRI"
+        );
+    }
+
+    fn disconnected(&self, reason: &SessionError) {
+        self.metrics.connected(false);
+        warn!(
+            error = reason as &dyn std::error::Error,
+            "NRI connection lost; containers are created without podwasm until it is back"
+        );
+    }
+}
+
+impl Podwasm {
+    /// A plugin that looks through `observer` and routes to the engine in `bundle`.
+    pub fn new(observer: Observer, bundle: Bundle, metrics: Arc<Metrics>) -> Self {
+        Self {
+            bundle,
+            known: Mutex::new(LruCache::new(KNOWN)),
+            metrics,
+            observer,
+        }
+    }
+
+    async fn facts(&self, case: &Case<'_>) -> Result<Facts, Arc<Error>> {
+        let observed = self.observer.observe(&case.subject).await?;
+        Ok(Facts {
+            entrypoint: observed.entrypoint.clone(),
+            image: observed.image.clone(),
+            intruder: case
+                .subject
+                .mounts
+                .iter()
+                .find(|mount| mount.starts_with(ENGINE_FOLDER))
+                .cloned(),
+            program: case.subject.program.clone(),
+            runtime: self.observer.runtime(&case.pod.id).await?,
+            settings: case.settings.clone(),
+        })
+    }
+
+    fn conclude(&self, case: &Case<'_>, decision: Decision) -> Result<Creation, PluginError> {
+        let Case { container, pod, .. } = case;
+        let took = case.started.elapsed();
+        match decision {
+            Decision::Native { why } => {
+                self.metrics.decided(Outcome::native, took);
+                debug!(
+                    namespace = pod.namespace,
+                    pod = pod.name,
+                    container = container.name,
+                    why,
+                    ?took,
+                    "left alone"
+                );
+                Ok(Creation::default())
+            }
+            Decision::Refuse { kind, reason } => Err(self.refuse(case, kind, &reason)),
+            Decision::Wasm { module, cover, why } => {
+                self.remember(case);
+                self.metrics.decided(Outcome::routed, took);
+                info!(
+                    namespace = pod.namespace,
+                    pod = pod.name,
+                    container = container.name,
+                    handler = "engine",
+                    entrypoint = %cover.display(),
+                    module = module.digest,
+                    why,
+                    ?took,
+                    "routed"
+                );
+                Ok(adjust::adjust(&self.bundle, &module, &cover, &container.env).into())
+            }
+        }
+    }
+
+    /// Without facts, what points to Wasm must not be started as something else; anything else must not
+    /// be kept from starting.
+    fn conclude_unobserved(&self, case: &Case<'_>, problem: &str) -> Result<Creation, PluginError> {
+        let settings = match &case.settings {
+            Ok(settings) if settings.handler == Some(Handler::None) => {
+                return self.conclude(
+                    case,
+                    Decision::Native {
+                        why: "an annotation says handler: none".to_owned(),
+                    },
+                );
+            }
+            Ok(settings) => settings,
+            Err(problem) => return Err(self.refuse(case, Refusal::Annotation, problem)),
+        };
+        let expected = decide::expectation(&case.subject.program, settings, None);
+        if let Some(why) = expected.or_else(|| self.recall(case)) {
+            return Err(self.refuse(
+                case,
+                Refusal::Unreadable,
+                &format!("{problem}, though {why}; it is tried again"),
+            ));
+        }
+        self.metrics.decided(Outcome::unobserved, case.started.elapsed());
+        let Case { container, pod, .. } = case;
+        warn!(
+            namespace = pod.namespace,
+            pod = pod.name,
+            container = container.name,
+            problem,
+            "started without having been looked at"
+        );
+        Ok(Creation::default())
+    }
+
+    fn refuse(&self, case: &Case<'_>, kind: Refusal, reason: &str) -> PluginError {
+        let Case { container, pod, .. } = case;
+        self.metrics.decided(Outcome::refused, case.started.elapsed());
+        self.metrics.refused(kind.as_str());
+        warn!(
+            namespace = pod.namespace,
+            pod = pod.name,
+            container = container.name,
+            kind = kind.as_str(),
+            reason,
+            "refused"
+        );
+        PluginError::new(format!("podwasm: container {:?}: {reason}", container.name))
+    }
+
+    fn remember(&self, case: &Case<'_>) {
+        let key = (case.subject.image.clone(), case.subject.program.clone());
+        self.known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .put(key, ());
+    }
+
+    fn recall(&self, case: &Case<'_>) -> Option<String> {
+        let key = (case.subject.image.clone(), case.subject.program.clone());
+        let known = self
+            .known
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&key);
+        known.then(|| "it was a WebAssembly module when last seen".to_owned())
+    }
+}
+
+impl<'a> Case<'a> {
+    fn new(pod: &'a PodSandbox, container: &'a Container) -> Self {
+        let annotations: HashMap<_, _> = pod.annotations.clone().into_iter().collect();
+        Self {
+            container,
+            pod,
+            settings: annotation::settings(&annotations, &container.name).map_err(|error| error.to_string()),
+            started: Instant::now(),
+            subject: subject(pod, container),
+        }
+    }
+}
+
+fn subject(pod: &PodSandbox, container: &Container) -> Subject {
+    let destination =
+        |mount: &nri::api::Mount| Path::new(&mount.destination).components().collect::<PathBuf>();
+    Subject {
+        container_id: container.id.clone(),
+        env: container.env.clone(),
+        image: container.annotation(IMAGE_NAME).unwrap_or_default().to_owned(),
+        mounts: container.mounts.iter().map(destination).collect(),
+        program: container.args.first().cloned().unwrap_or_default(),
+        sandbox_id: pod.id.clone(),
+    }
+}
+
+/// An error with its causes, on one line.
+fn on_one_line(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message.push_str(": ");
+        message.push_str(&error.to_string());
+        cause = error.source();
+    }
+    message
+}
