@@ -35,22 +35,36 @@
 //! - [`Runtime`] asks for changes to containers outside any event.
 //! - With the feature `testing`, `testing::FakeRuntime` drives a plugin without a node.
 
+// So that `#[nri::plugin]` works inside this crate's own tests and fakes.
+extern crate self as nri;
+
 pub mod api;
+mod backoff;
 mod call;
+mod dispatch;
 mod event;
+mod frame;
 mod identity;
+mod mux;
 mod plugin;
 mod preinstalled;
 mod runner;
 mod runtime;
+mod serve;
 mod session;
+mod synchronize;
+mod ttrpc;
+mod version;
 
 pub use call::{Call, RuntimeInfo};
 pub use event::Events;
+pub use frame::FrameError;
 pub use identity::{Identity, IdentityError};
+pub use mux::MuxError;
 pub use nri_macros::plugin;
 pub use plugin::{Configuration, Creation, Plugin, PluginError, Updates, Verdict};
 pub use preinstalled::{Preinstalled, PreinstalledError};
 pub use runner::{DEFAULT_SOCKET, RunError, Runner};
 pub use runtime::{Runtime, UpdateError};
-pub use session::SessionError;
+pub use session::{Phase, SessionError};
+pub use ttrpc::MessageError;

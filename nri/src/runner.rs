@@ -1,21 +1,70 @@
-//! Running a plugin.
-use std::path::PathBuf;
+//! Running a plugin: connecting, and connecting again.
+//!
+//! Containers that are created while a plugin is away are created without it, so an external plugin
+//! never gives up, and is back within milliseconds of the runtime's socket. A pre-installed plugin
+//! belongs to one process of the runtime, and ends with it.
 
+use std::error::Error;
+use std::io;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, info, warn};
+
+use crate::backoff::Backoff;
 use crate::identity::Identity;
 use crate::plugin::Plugin;
 use crate::preinstalled::Preinstalled;
 use crate::runtime::Runtime;
-use crate::session::SessionError;
+use crate::session::{Phase, Session, SessionError};
 
 /// Where runtimes listen unless they are configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/nri/nri.sock";
 
+/// A connection that lasted this long has worked, so the next attempt comes at once.
+const WORKING: Duration = Duration::from_secs(1);
+
+/// The same complaint is not repeated more often than this.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
+
 /// Runs a plugin.
+///
+/// ```no_run
+/// # struct Logger;
+/// # #[nri::plugin]
+/// # impl nri::Plugin for Logger {}
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use nri::{Identity, Preinstalled, Runner};
+///
+/// // Started by the runtime, or by somebody else: serve either way.
+/// let runner = match Preinstalled::from_env()? {
+///     Some(preinstalled) => Runner::preinstalled(Logger, preinstalled),
+///     None => Runner::external(Logger, Identity::new("logger", "10")?).socket("/run/nri/nri.sock"),
+/// };
+/// runner.run(async { tokio::signal::ctrl_c().await.unwrap_or_default() }).await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Runner<P> {
-    plugin: P,
+    plugin: Arc<P>,
     identity: Identity,
-    socket: PathBuf,
+    source: Source,
+    once: bool,
+    runtime: Runtime,
+}
+
+#[derive(Debug)]
+enum Source {
+    /// To be connected to.
+    Path(PathBuf),
+    /// Open from the start, and used once.
+    Inherited(Option<StdUnixStream>),
 }
 
 /// Why a runner gave up.
@@ -23,52 +72,138 @@ pub struct Runner<P> {
 #[non_exhaustive]
 pub enum RunError {
     /// The only connection there was to be has ended.
-    #[error("NRI session ended")]
+    #[error("the NRI plugin has lost its runtime")]
     Session(#[from] SessionError),
 }
 
 impl<P: Plugin> Runner<P> {
-    /// A plugin that connects to the runtime's socket.
+    /// A plugin that connects to the runtime's socket, again and again.
     pub fn external(plugin: P, identity: Identity) -> Self {
+        Self::new(plugin, identity, Source::Path(DEFAULT_SOCKET.into()))
+    }
+
+    /// A plugin that the runtime has started. It ends when the runtime closes the socket.
+    pub fn preinstalled(plugin: P, preinstalled: Preinstalled) -> Self {
+        let Preinstalled { identity, socket } = preinstalled;
+        Self::new(plugin, identity, Source::Inherited(Some(socket.into())))
+    }
+
+    fn new(plugin: P, identity: Identity, source: Source) -> Self {
         Self {
-            plugin,
+            plugin: Arc::new(plugin),
             identity,
-            socket: DEFAULT_SOCKET.into(),
+            source,
+            once: false,
+            runtime: Runtime::new(),
         }
     }
 
-    /// A plugin that the runtime has started.
-    pub fn preinstalled(plugin: P, preinstalled: Preinstalled) -> Self {
-        Self::external(plugin, preinstalled.identity)
-    }
-
-    /// Sets the runtime's socket.
+    /// Sets the runtime's socket. A pre-installed plugin keeps the one it has.
+    ///
+    /// In a container, mount the folder that holds the socket, not the socket: the runtime makes a new
+    /// one each time it starts.
     #[must_use]
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
-        self.socket = path.into();
+        if let Source::Path(socket) = &mut self.source {
+            *socket = path.into();
+        }
         self
     }
 
-    /// Ends with the first connection, or failure to connect, instead of trying again.
+    /// Ends with the first connection, or with failing to connect, instead of trying again.
     #[must_use]
-    pub fn once(self) -> Self {
+    pub fn once(mut self) -> Self {
+        self.once = true;
         self
     }
 
-    /// A handle for unsolicited updates.
+    /// A handle for unsolicited updates, and for waiting until the plugin is in service.
     pub fn runtime(&self) -> Runtime {
-        Runtime {}
+        self.runtime.clone()
     }
 
     /// The plugin.
-    pub fn plugin(&self) -> &P {
+    pub fn plugin(&self) -> &Arc<P> {
         &self.plugin
     }
 
-    /// Runs until `shutdown` is ready.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
-        let _ = (self.plugin, self.identity, self.socket);
-        shutdown.await;
-        Ok(())
+    /// Runs until `shutdown` is ready, then answers what has been asked and ends without error.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let mut shutdown = std::pin::pin!(shutdown);
+        let (mut backoff, mut complaints): (Backoff, Complaints) = Default::default();
+        loop {
+            let start = Instant::now();
+            let error = match self.attempt(shutdown.as_mut()).await {
+                SessionError::Stopped => return Ok(()),
+                SessionError::Closed(Phase::Running) if self.is_inherited() => return Ok(()),
+                error if self.once || self.is_inherited() => return Err(error.into()),
+                error => error,
+            };
+            if error.is_reachable() && start.elapsed() >= WORKING {
+                (backoff, complaints) = Default::default();
+            }
+            let wait = backoff.next(error.is_reachable(), fastrand::f64());
+            complaints.log(&self.identity, &error, wait);
+            tokio::select! {
+                () = shutdown.as_mut() => return Ok(()),
+                () = sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn attempt(&mut self, shutdown: Pin<&mut impl Future<Output = ()>>) -> SessionError {
+        let socket = match self.connect().await {
+            Ok(socket) => socket,
+            Err(error) => return error,
+        };
+        let session = Session::new(self.plugin.clone(), self.runtime.clone(), socket);
+        session.run(&self.identity, shutdown).await
+    }
+
+    async fn connect(&mut self) -> Result<UnixStream, SessionError> {
+        match &mut self.source {
+            Source::Path(path) => UnixStream::connect(&path)
+                .await
+                .map_err(|error| SessionError::connect(path.clone(), error)),
+            Source::Inherited(socket) => {
+                adopt(socket.take()).map_err(|error| SessionError::connect("(inherited)".into(), error))
+            }
+        }
+    }
+
+    fn is_inherited(&self) -> bool {
+        matches!(self.source, Source::Inherited(_))
+    }
+}
+
+fn adopt(socket: Option<StdUnixStream>) -> io::Result<UnixStream> {
+    let socket = socket.ok_or(io::ErrorKind::NotConnected)?;
+    socket.set_nonblocking(true)?;
+    UnixStream::from_std(socket)
+}
+
+/// Warns of each new trouble, and reminds of one that lasts.
+#[derive(Debug, Default)]
+struct Complaints {
+    last: Option<(String, Instant)>,
+}
+
+impl Complaints {
+    fn log(&mut self, identity: &Identity, error: &SessionError, wait: Duration) {
+        let text = error.to_string();
+        let is_old =
+            |(last, since): &(String, Instant)| *last == text && since.elapsed() < COMPLAINT_INTERVAL;
+        let error = error as &dyn Error;
+        if self.last.as_ref().is_some_and(is_old) {
+            debug!(plugin = %identity, error, ?wait, "no NRI connection, trying again");
+            return;
+        }
+        match error.downcast_ref() {
+            Some(SessionError::Closed(Phase::Running)) => {
+                info!(plugin = %identity, error, ?wait, "NRI connection lost, connecting again");
+            }
+            _ => warn!(plugin = %identity, error, ?wait, "no NRI connection, trying again"),
+        }
+        self.last = Some((text, Instant::now()));
     }
 }

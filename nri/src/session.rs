@@ -1,10 +1,344 @@
-//! One connection.
+//! One connection to a runtime, from registration to its end.
+//!
+//! Both ends call each other at once: the runtime may send `Configure` before it answers
+//! `RegisterPlugin`, and goes on with `Synchronize` when nothing else holds its lock.
 
-/// Why a connection ended, or did not come about.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SessionError {
-    /// The runtime closed the connection.
-    #[error("the runtime closed the connection")]
-    Closed,
+mod error;
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout};
+use tracing::{debug, info};
+
+pub use error::{Phase, SessionError};
+
+use crate::api;
+use crate::call::{Call, RuntimeInfo};
+use crate::dispatch::{self, Argument};
+use crate::frame::{PLUGIN_SERVICE, RUNTIME_SERVICE};
+use crate::identity::Identity;
+use crate::mux::{self, Incoming, Outgoing};
+use crate::plugin::{Configuration, Plugin};
+use crate::runtime::Runtime;
+use crate::serve;
+use crate::synchronize::{self, Parts};
+use crate::ttrpc::message::Kind;
+use crate::ttrpc::{CallError, Client, Code, Message, Request, Status};
+
+/// The protocol version this crate was written for.
+const NRI_VERSION: &str = "v0.12.0";
+
+/// How long a runtime may take to accept a plugin. It accepts one after another and synchronizes each
+/// before the next, so there may be a queue; giving up early would only make it longer.
+const REGISTRATION_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a plugin has for a call if nobody has said otherwise.
+const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a plugin has to register if nobody has said otherwise.
+const DEFAULT_REGISTRATION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a call may ask for at most, so that no clock overflows.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+
+/// Calls that may be worked on at once.
+const MAX_CALLS: usize = 1024;
+
+/// How long the last answers may take once the plugin is stopping.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The state of one connection. All of it belongs to one task; handlers run in tasks of their own.
+pub(crate) struct Session<P> {
+    plugin: Arc<P>,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    writer: JoinHandle<io::Result<()>>,
+    client: Client,
+    runtime: Runtime,
+    calls: JoinSet<()>,
+    registered: bool,
+    info: Option<Arc<RuntimeInfo>>,
+    request_timeout: Duration,
+    parts: Parts,
+    connected: Arc<AtomicBool>,
+}
+
+impl<P: Plugin> Session<P> {
+    pub(crate) fn new(plugin: Arc<P>, runtime: Runtime, socket: UnixStream) -> Self {
+        let (incoming, outgoing, writer) = mux::open(socket);
+        let client = Client::new(dispatch::RUNTIME_SERVICE_NAME, RUNTIME_SERVICE, outgoing.clone());
+        Self {
+            plugin,
+            incoming,
+            outgoing,
+            writer,
+            client,
+            runtime,
+            calls: JoinSet::new(),
+            registered: false,
+            info: None,
+            request_timeout: DEFAULT_REQUEST_TIMEOUT,
+            parts: Parts::default(),
+            connected: Arc::default(),
+        }
+    }
+
+    /// Registers and serves until the connection ends or `shutdown` is ready, for which the error is
+    /// [`SessionError::Stopped`].
+    pub(crate) async fn run(
+        mut self,
+        identity: &Identity,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> SessionError {
+        let error = match self.serve(identity, shutdown).await {
+            Ok(()) => SessionError::Stopped,
+            Err(error) => error,
+        };
+        self.end(&error).await;
+        error
+    }
+
+    async fn serve(
+        &mut self,
+        identity: &Identity,
+        mut shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> Result<(), SessionError> {
+        let client = self.client.clone();
+        let mut registration = std::pin::pin!(register(&client, identity));
+        loop {
+            tokio::select! {
+                // Finished calls first, so that they do not pile up.
+                biased;
+                Some(call) = self.calls.join_next() => rethrow(call),
+                () = &mut shutdown => return Ok(()),
+                result = &mut registration, if !self.registered => {
+                    result?;
+                    debug!(plugin = %identity, "registered");
+                    self.registered = true;
+                }
+                message = self.incoming.next() => match message? {
+                    Some((connection, message)) => self.take(connection, message),
+                    None => return Err(SessionError::Closed(self.phase())),
+                },
+                written = &mut self.writer => return Err(self.write_failed(written)),
+            }
+        }
+    }
+
+    fn phase(&self) -> Phase {
+        match (
+            self.connected.load(Ordering::Acquire),
+            &self.info,
+            self.registered,
+        ) {
+            (true, _, _) => Phase::Running,
+            (false, Some(_), _) => Phase::Synchronizing,
+            (false, None, true) => Phase::Configuring,
+            (false, None, false) => Phase::Registering,
+        }
+    }
+
+    fn take(&mut self, connection: u32, message: Message) {
+        if connection == RUNTIME_SERVICE {
+            return self.client.answered(&message);
+        }
+        if message.kind != Kind::Request {
+            debug!(kind = ?message.kind, "not a call, ignored");
+            return;
+        }
+        let stream = message.stream;
+        if let Err(status) = self.call(&message) {
+            debug!(stream, message = status.message, "call refused");
+            self.reply(stream, Err(status));
+        }
+    }
+
+    /// Starts to work on a call.
+    fn call(&mut self, message: &Message) -> Result<(), Status> {
+        let arrival = Instant::now();
+        let Request {
+            service,
+            method,
+            payload,
+            timeout_nano,
+        } = dispatch::decode("ttrpc", &message.payload)?;
+        if self.calls.len() >= MAX_CALLS {
+            let text = format!("the plugin already works on {MAX_CALLS} calls");
+            return Err(Status::new(Code::ResourceExhausted, text));
+        }
+        let method = dispatch::method(&service, &method)?;
+        let argument = match method {
+            "Configure" => Argument::Configure(self.configured(dispatch::decode(method, &payload)?)),
+            "Synchronize" => match self
+                .parts
+                .add(dispatch::decode(method, &payload)?, payload.len())?
+            {
+                Some(whole) => Argument::Synchronize(whole),
+                None => {
+                    self.reply(message.stream, Ok(synchronize::more()));
+                    return Ok(());
+                }
+            },
+            _ => Argument::Encoded(payload),
+        };
+        let deadline = serve::deadline(arrival, self.timeout(timeout_nano));
+        let call = Call::new(method, deadline, self.info.clone().unwrap_or_default());
+        self.work(message.stream, call, argument);
+        Ok(())
+    }
+
+    fn work(&mut self, stream: u32, call: Call, argument: Argument) {
+        let (plugin, outgoing, link) = (self.plugin.clone(), self.outgoing.clone(), self.link());
+        self.calls.spawn(async move {
+            let (info, method) = (call.runtime().clone(), call.method());
+            let handler = dispatch::call(plugin.clone(), call.clone(), argument);
+            let outcome = serve::answer(&call, handler).await;
+            if method == "Synchronize" && outcome.is_ok() {
+                link.up(&*plugin, &info);
+            }
+            // A connection that has ended is noticed where it is read.
+            let _ = outgoing
+                .send(PLUGIN_SERVICE, &Message::response(stream, outcome))
+                .await;
+        });
+    }
+
+    /// Answers at once, without holding up what comes next.
+    fn reply(&mut self, stream: u32, outcome: Result<Vec<u8>, Status>) {
+        let outgoing = self.outgoing.clone();
+        self.calls.spawn(async move {
+            let _ = outgoing
+                .send(PLUGIN_SERVICE, &Message::response(stream, outcome))
+                .await;
+        });
+    }
+
+    /// Takes note of who the runtime is and what its terms are.
+    fn configured(&mut self, request: api::ConfigureRequest) -> Configuration {
+        let milliseconds = |value: i64, default| match u64::try_from(value) {
+            Ok(0) | Err(_) => default,
+            Ok(value) => Duration::from_millis(value),
+        };
+        self.request_timeout = milliseconds(request.request_timeout, DEFAULT_REQUEST_TIMEOUT);
+        let (name, version) = (request.runtime_name, request.runtime_version);
+        info!(
+            runtime = name,
+            version,
+            nri = request.nri_version,
+            "configured by the runtime"
+        );
+        self.info = Some(Arc::new(RuntimeInfo {
+            name,
+            version,
+            nri_version: request.nri_version,
+        }));
+        Configuration {
+            config: request.config,
+            registration_timeout: milliseconds(request.registration_timeout, DEFAULT_REGISTRATION_TIMEOUT),
+            request_timeout: self.request_timeout,
+        }
+    }
+
+    /// How long the caller waits: what it says, else what the runtime has said once for all calls.
+    fn timeout(&self, nanoseconds: i64) -> Duration {
+        let timeout = match u64::try_from(nanoseconds) {
+            Ok(0) | Err(_) => self.request_timeout,
+            Ok(nanoseconds) => Duration::from_nanos(nanoseconds),
+        };
+        timeout.min(LONGEST_TIMEOUT)
+    }
+
+    fn link(&self) -> Link {
+        Link {
+            connected: self.connected.clone(),
+            client: self.client.clone(),
+            runtime: self.runtime.clone(),
+        }
+    }
+
+    fn write_failed(&self, written: Result<io::Result<()>, JoinError>) -> SessionError {
+        match written {
+            Ok(Err(error)) if !is_closed(&error) => SessionError::Write(error),
+            _ => SessionError::Closed(self.phase()),
+        }
+    }
+
+    async fn end(mut self, error: &SessionError) {
+        if matches!(error, SessionError::Stopped) {
+            // Every handler has a deadline, so this ends.
+            while let Some(call) = self.calls.join_next().await {
+                rethrow(call);
+            }
+        }
+        self.calls.shutdown().await;
+        self.client.close();
+        self.link().down(&*self.plugin, error);
+        drop((self.client, self.outgoing));
+        if timeout(FLUSH_PATIENCE, &mut self.writer).await.is_err() {
+            self.writer.abort();
+        }
+    }
+}
+
+/// Tells the plugin and the holders of [`Runtime`] handles whether the connection is in service.
+struct Link {
+    connected: Arc<AtomicBool>,
+    client: Client,
+    runtime: Runtime,
+}
+
+impl Link {
+    fn up<P: Plugin>(&self, plugin: &P, info: &RuntimeInfo) {
+        if self.connected.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        info!(runtime = info.name, "synchronized, in service");
+        self.runtime.connect(self.client.clone());
+        plugin.connected(info);
+    }
+
+    fn down<P: Plugin>(&self, plugin: &P, error: &SessionError) {
+        if self.connected.swap(false, Ordering::AcqRel) {
+            self.runtime.disconnect();
+            plugin.disconnected(error);
+        }
+    }
+}
+
+async fn register(client: &Client, identity: &Identity) -> Result<(), SessionError> {
+    let request = api::RegisterPluginRequest {
+        plugin_name: identity.name().to_owned(),
+        plugin_idx: identity.index().to_owned(),
+        nri_version: NRI_VERSION.to_owned(),
+    };
+    let call = client.call::<_, api::Empty>("RegisterPlugin", &request);
+    match timeout(REGISTRATION_PATIENCE, call).await {
+        Err(_) => Err(SessionError::RegistrationTimeout),
+        Ok(Ok(api::Empty {})) => Ok(()),
+        // The one who reads the socket knows why.
+        Ok(Err(CallError::Closed)) => std::future::pending().await,
+        Ok(Err(error)) => Err(SessionError::Refused(error.to_string())),
+    }
+}
+
+/// A panic in a hook of the plugin is the plugin's, and ends it. Those in handlers do not get here.
+fn rethrow(call: Result<(), JoinError>) {
+    if let Err(failure) = call
+        && let Ok(panic) = failure.try_into_panic()
+    {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+    )
 }
