@@ -26,7 +26,7 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     start_logging(flags.log_format);
     let identity = Identity::new(flags.name, flags.idx)?;
     let policy = read_policy(flags.config.as_deref())?;
-    let bundle = find_bundle(&flags.bundle)?;
+    let bundle = find_bundle(&flags.engine)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         engine = bundle.version,

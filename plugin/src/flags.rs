@@ -44,7 +44,7 @@ pub struct Run {
     pub config: Option<PathBuf>,
     /// The engine's bundle. The container runtime mounts it, so this is a path on the host.
     #[arg(long, default_value = "/opt/podwasm/engine")]
-    pub bundle: PathBuf,
+    pub engine: PathBuf,
     /// Where modules are kept. The container runtime mounts them, so this is a path on the host.
     #[arg(long, default_value = "/var/lib/podwasm")]
     pub state: PathBuf,

@@ -1,0 +1,67 @@
+# What podwasm is built, tried and tested with. `make` alone lists the targets.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Debian packages that Rust, the root folders and the lints need on this machine.
+PACKAGES := gcc libc6-dev mmdebstrap shellcheck iproute2 util-linux procps
+SCRIPTS := $(wildcard */*.sh */*/*.sh)
+# Node tests start pods by the dozen: more at once than this only makes them wait for each other.
+NODE_TEST_THREADS ?= 4
+
+.PHONY: help demo test bench lint fmt unit docs node-tests engine guests roots node setup clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup engine guests roots ## Run a pod of native and Wasm containers on a throw-away node
+	cargo build --quiet -p podwasm -p podwasm-integration
+	target/debug/podwasm-demo
+
+test: setup lint docs unit engine guests roots node-tests ## Everything: lints, unit tests, tests on real nodes
+
+bench: setup engine guests roots ## Compare podwasm with native containers and crun's WasmEdge handler
+	cargo build --quiet --release -p podwasm -p podwasm-integration
+	target/release/podwasm-bench
+
+lint: setup ## Formatting, clippy and shellcheck
+	cargo fmt --all --check
+	cargo clippy --all-targets -- -D warnings
+	shellcheck $(SCRIPTS)
+
+fmt: ## Format all Rust code
+	cargo fmt --all
+
+unit: setup ## The tests that need neither root nor network
+	cargo test
+
+docs: setup ## The API's documentation, without a broken link
+	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
+
+node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1
+	cargo build --quiet -p podwasm -p nri --examples --bins
+	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
+
+engine: setup ## The engine and the bundle it ships in: target/engine/bundle
+	engine/bundle/build.sh
+
+guests: setup ## The Wasm modules that tests and demo run: target/guests
+	integration/guests/build.sh
+
+roots: setup ## The root folders of throw-away nodes: target/roots
+	integration/node/root.sh
+
+node: engine guests roots ## Start a throw-away node with podwasm, and a shell in it
+	cargo build --quiet -p podwasm -p podwasm-integration
+	target/debug/podwasm-node start
+
+setup:
+	@missing=$$(for p in $(PACKAGES); do \
+	  dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
+	if [ -n "$$missing" ]; then \
+	  echo "setup: installing" $$missing; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+
+clean: ## Remove all that was built
+	rm -rf target
