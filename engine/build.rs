@@ -11,6 +11,8 @@ fn main() {
             // An RPATH, not a RUNPATH: it goes before LD_LIBRARY_PATH and also holds for what the libraries need.
             "--disable-new-dtags,-rpath,/.podwasm/lib",
             "-z,now,-z,relro",
+            // See src/heap.rs.
+            "--export-dynamic-symbol=_Znwm",
         ];
         for argument in arguments {
             println!("cargo::rustc-link-arg-bins=-Wl,{argument}");

@@ -46,20 +46,26 @@ finish_library() {
 }
 
 # The loader reads two files of the root it finds itself in, which is the image's. Both are made to be looked for in
-# the bundle, which the image cannot write to and which does not hold them.
+# the bundle, which the image cannot write to and which does not hold them. Last, it looks into the system's
+# folders for libraries that it did not find: with a zero byte behind the slash, it fails at reading "/" instead.
 redirect_loader() {
-    replace_once "$1" /etc/ld.so.preload /.podwasm/-preload
-    replace_once "$1" /etc/ld.so.cache /.podwasm/-cache
+    replace "$1" 1 '\x00/etc/ld.so.preload\x00' '\x00/.podwasm/-preload\x00'
+    replace "$1" 1 '\x00/etc/ld.so.cache\x00' '\x00/.podwasm/-cache\x00'
+    # Twice: where libraries are looked for, and for which of them a set-user-ID program trusts.
+    replace "$1" 2 '/lib/x86_64-linux-gnu/\x00/usr/lib/x86_64-linux-gnu/\x00/lib/\x00/usr/lib/\x00' \
+        '/\x00ib/x86_64-linux-gnu/\x00/\x00sr/lib/x86_64-linux-gnu/\x00/\x00ib/\x00/\x00sr/lib/\x00'
 }
 
-# A whole C string: the loader's help text may name the file, too.
-replace_once() {
-    local file=$1 from=$2 to=$3 found
-    [ ${#from} = ${#to} ] || die "$from and $to differ in length"
-    found=$(grep --perl-regexp --only-matching --text "\\x00\\Q$from\\E\\x00" "$file" | wc -l)
-    [ "$found" = 1 ] || die "$from is $found times in $file, and not once"
-    LC_ALL=C sed -i "s|\x00${from//./\\.}\x00|\x00$to\x00|" "$file"
-    grep --perl-regexp --quiet --text "\\x00\\Q$to\\E\\x00" "$file" || die "$from could not be replaced in $file"
+# Replaces bytes, written as sed and grep understand them, by as many others, which must be there so many times.
+replace() {
+    local file=$1 times=$2 from=${3//./\\.} to=$4 size found
+    size=$(stat -c %s "$file")
+    found=$(LC_ALL=C grep --perl-regexp --only-matching --text "$from" "$file" | wc -l)
+    [ "$found" = "$times" ] || die "$3 is $found times in $file, and not $times"
+    LC_ALL=C sed --in-place "s|$from|$to|g" "$file"
+    [ "$(stat -c %s "$file")" = "$size" ] || die "replacing $3 changed the size of $file"
+    found=$(LC_ALL=C grep --perl-regexp --only-matching --text "${to//./\\.}" "$file" | wc -l)
+    [ "$found" = "$times" ] || die "$3 could not be replaced in $file"
 }
 
 write_version() {

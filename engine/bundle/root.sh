@@ -17,7 +17,7 @@ pins=$here/pins.txt
 # The engine: libwasmedge, a C compiler to link with, libclang for wasmedge-sys' bindings.
 engine=(libwasmedge-dev gcc libc6-dev libclang1-19 clang-19 binutils patchelf)
 # The guests: C and Rust for wasm32-wasi, and wabt for the hand-written ones.
-guests=(lld wasi-libc libclang-rt-19-dev-wasm32 cargo rustc libstd-rust-dev-wasm32 wabt)
+guests=(wasmedge lld wasi-libc libclang-rt-19-dev-wasm32 cargo rustc libstd-rust-dev-wasm32 wabt)
 
 # Packages whose bytes end up in the bundle, or which write the bytes that do.
 pinned=(binutils-x86-64-linux-gnu gcc-14-x86-64-linux-gnu libc6 libc6-dev libfmt10 libgcc-14-dev

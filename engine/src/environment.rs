@@ -38,8 +38,13 @@ mod tests {
             b"no equals sign",
             b"LATIN1=\xe9",
         ];
-        let guest: [&[u8]; 5] =
-            [b"PATH=/bin", b"LD_PRELOAD=/lib/x.so", b"EMPTY=", b"no equals sign", b"LATIN1=\xe9"];
+        let guest: [&[u8]; 5] = [
+            b"PATH=/bin",
+            b"LD_PRELOAD=/lib/x.so",
+            b"EMPTY=",
+            b"no equals sign",
+            b"LATIN1=\xe9",
+        ];
         assert_eq!(guest_environment(container), guest);
     }
 

@@ -43,8 +43,6 @@ enum StartError {
     OddEntry,
     #[error("it cannot be read")]
     Read(#[source] io::Error),
-    #[error("its start function trapped")]
-    StartFunction(#[source] Box<WasmEdgeError>),
     #[error("it imports {0}, which this engine does not have")]
     UnknownImport(String),
 }
@@ -63,13 +61,18 @@ fn try_run(path: &Path, process: &Process, settings: Settings) -> Result<Outcome
     check_entry(&module)?;
     let mut wasi = wasi::module(process).map_err(StartError::Engine)?;
     let mut vm = vm(&config, &mut wasi).map_err(StartError::Engine)?;
+    heap::before_guest(settings);
+    // Where a module has a function to run at instantiation, the guest may end here already.
     if let Err(error) = vm.register_module(None, module.clone()) {
         mem::forget(vm);
-        return Err(link_error(error, &module, &wasi));
+        return instantiation_error(error, &module, &wasi);
     }
-    check_memory(&vm, &module)?;
-    heap::before_guest(settings);
-    let end = vm.run_func(None, ENTRY, iter::empty());
+    let end = if has_ended(&vm) {
+        Ok(Vec::new())
+    } else {
+        check_memory(&vm, &module)?;
+        vm.run_func(None, ENTRY, iter::empty())
+    };
     // Dropping it would unmap the guest's memory, just before the process ends.
     mem::forget(vm);
     Ok(outcome(end, &wasi))
@@ -104,24 +107,37 @@ fn vm<'a>(config: &Config, wasi: &'a mut WasiModule) -> WasmEdgeResult<WasiVm<'a
     Ok(Vm::new(Store::new(Some(config), instances)?))
 }
 
-fn link_error(error: Box<WasmEdgeError>, module: &Module, wasi: &WasiModule) -> StartError {
+/// The SDK takes `proc_exit` for a success, and the instance that is not there for one.
+fn has_ended(vm: &WasiVm<'_>) -> bool {
+    vm.active_module().is_none_or(|instance| instance.func_len() == 0)
+}
+
+fn instantiation_error(
+    error: Box<WasmEdgeError>,
+    module: &Module,
+    wasi: &WasiModule,
+) -> Result<Outcome, StartError> {
     match *error {
+        WasmEdgeError::Core(CoreError::Execution(_)) => Ok(outcome::<()>(Err(error), wasi)),
         WasmEdgeError::Core(CoreError::Instantiation(CoreInstantiationError::UnknownImport)) => {
-            first_unknown_import(module, wasi).map_or(StartError::Link(error), StartError::UnknownImport)
+            Err(first_unknown_import(module, wasi).map_or(StartError::Link(error), StartError::UnknownImport))
         }
-        WasmEdgeError::Core(CoreError::Execution(_)) => StartError::StartFunction(error),
-        _ => StartError::Link(error),
+        _ => Err(StartError::Link(error)),
     }
 }
 
 fn first_unknown_import(module: &Module, wasi: &WasiModule) -> Option<String> {
     let known = wasi.as_ref().func_names().unwrap_or_default();
     let imports = module.imports();
-    let unknown = imports.iter().find(|import| {
-        import.module_name() != WASI || !known.iter().any(|name| *name == import.name())
-    })?;
+    let unknown = imports
+        .iter()
+        .find(|import| import.module_name() != WASI || !known.iter().any(|name| *name == import.name()))?;
     let (from, name) = (unknown.module_name(), unknown.name());
-    Some(format!("{} from {}", quoted(name.as_bytes()), quoted(from.as_bytes())))
+    Some(format!(
+        "{} from {}",
+        quoted(name.as_bytes()),
+        quoted(from.as_bytes())
+    ))
 }
 
 /// WasmEdge goes on without the memory when the kernel refuses it, and with less than the module's minimum
@@ -130,18 +146,24 @@ fn check_memory(vm: &WasiVm<'_>, module: &Module) -> Result<(), StartError> {
     let Some(ExternalInstanceType::Memory(ty)) = module.get_export("memory") else {
         return Ok(());
     };
-    let memory = vm.active_module().and_then(|instance| instance.get_memory_ref("memory").ok());
+    let memory = vm
+        .active_module()
+        .and_then(|instance| instance.get_memory_ref("memory").ok());
     let whole = memory.is_some_and(|memory| {
         memory.size() >= ty.minimum() && (ty.minimum() == 0 || memory.slice::<u8>(0, 1).is_some())
     });
     let minimum_bytes = u64::from(ty.minimum()) * PAGE_BYTES;
-    if whole { Ok(()) } else { Err(StartError::Memory(minimum_bytes.div_ceil(1 << 20))) }
+    if whole {
+        Ok(())
+    } else {
+        Err(StartError::Memory(minimum_bytes.div_ceil(1 << 20)))
+    }
 }
 
 fn outcome<T>(end: WasmEdgeResult<T>, wasi: &WasiModule) -> Outcome {
     match end.map_err(|error| *error) {
-        Ok(_) => Outcome::Exited(0),
-        Err(WasmEdgeError::Core(CoreError::Common(CoreCommonError::Terminated))) => {
+        // The SDK takes the end by `proc_exit` for a success; without one, WASI's code is 0.
+        Ok(_) | Err(WasmEdgeError::Core(CoreError::Common(CoreCommonError::Terminated))) => {
             Outcome::Exited(wasi.exit_code())
         }
         Err(WasmEdgeError::Core(CoreError::Execution(CoreExecutionError::Unreachable))) => {
@@ -156,6 +178,10 @@ fn with_causes(error: &dyn Error) -> String {
     // The SDK's errors repeat their cause as their own text.
     causes.fold(error.to_string(), |text, cause| {
         let cause = cause.to_string();
-        if text.ends_with(&cause) { text } else { format!("{text}: {cause}") }
+        if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
     })
 }

@@ -4,10 +4,14 @@
 //! directory, user and open files are the guest's. It does not use Rust's own start-up code: that would open
 //! `/dev/null` for a standard stream that is closed, and end the process where there is none.
 #![no_main]
-#![allow(unsafe_code, reason = "signals, file descriptors and WasmEdge's C functions; each use says why")]
+#![allow(
+    unsafe_code,
+    reason = "signals, file descriptors and WasmEdge's C functions; each use says why"
+)]
 
 mod guest;
 mod heap;
+mod names;
 mod process;
 mod signals;
 mod streams;
@@ -27,6 +31,7 @@ const MODULE: &str = "/.podwasm/module/module.wasm";
 extern "C" fn main(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) -> c_int {
     streams::occupy_closed();
     signals::end_on_request();
+    names::use_files_and_dns();
     // SAFETY: these are the pointers that the C library was given by the kernel; nothing here changes
     // the arguments or the environment.
     let process = unsafe { Process::new(argc, argv, envp) };

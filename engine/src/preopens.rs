@@ -14,34 +14,37 @@
 //! `/etc/x` it gets the second: it asks the same for both.
 #![warn(clippy::disallowed_methods, reason = "this module decides; it does no I/O")]
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// A folder for the guest, as WasmEdge wants it: the guest's name for it, a colon, the host's path.
-pub type Preopen = CString;
+/// A folder in `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootFolder {
+    /// Its path, `/NAME`.
+    pub path: PathBuf,
+    /// The same without symbolic links, which WasmEdge does not follow here.
+    pub real: PathBuf,
+}
 
-/// The list for a working directory, given the names of the folders in `/`.
-pub fn plan(working_directory: &Path, root_folders: &[OsString]) -> Vec<Preopen> {
+/// The list for a working directory, given the folders in `/`: each the guest's name for it, a colon, the
+/// host's path, as WasmEdge wants them.
+pub fn plan(working_directory: &Path, root_folders: &[RootFolder]) -> Vec<CString> {
+    let (root, here) = (preopen("/", "/"), preopen(".", "."));
     if working_directory == Path::new("/") {
-        return [preopen("/", "/"), preopen(".", ".")].into_iter().flatten().collect();
+        return [root, here].into_iter().flatten().collect();
     }
-    let by_path = preopen(working_directory, ".");
-    let folders = root_folders.iter().map(|name| {
-        let path = Path::new("/").join(name);
-        (Path::new("/").join(name) != working_directory).then(|| preopen(&path, &path)).flatten()
-    });
-    [by_path, preopen("/", "/")]
-        .into_iter()
-        .chain(folders)
-        .chain([preopen(".", ".")])
-        .flatten()
-        .collect()
+    let folders = root_folders
+        .iter()
+        .filter(|folder| folder.path != working_directory)
+        .map(|folder| preopen(&folder.path, &folder.real));
+    let first = [preopen(working_directory, "."), root];
+    first.into_iter().chain(folders).chain([here]).flatten().collect()
 }
 
 /// `None` for a name that WasmEdge would not understand: one with a colon, or one that starts with a point,
 /// of which it drops parts.
-fn preopen(guest: impl AsRef<OsStr>, host: impl AsRef<OsStr>) -> Option<Preopen> {
+fn preopen(guest: impl AsRef<OsStr>, host: impl AsRef<OsStr>) -> Option<CString> {
     let (guest, host) = (guest.as_ref().as_bytes(), host.as_ref().as_bytes());
     let dropped = guest != b"." && guest.split(|&b| b == b'/').any(|part| part.starts_with(b"."));
     if guest.contains(&b':') || host.contains(&b':') || dropped {
@@ -55,9 +58,23 @@ mod tests {
     use super::*;
 
     fn check(working_directory: &str, root_folders: &[&str], expected: &[&str]) {
-        let root_folders: Vec<_> = root_folders.iter().map(OsString::from).collect();
+        let root_folders: Vec<_> = root_folders
+            .iter()
+            .map(|name| {
+                let path = Path::new("/").join(name);
+                let real = if *name == "lib" {
+                    "/usr/lib".into()
+                } else {
+                    path.clone()
+                };
+                RootFolder { path, real }
+            })
+            .collect();
         let plan = plan(Path::new(working_directory), &root_folders);
-        let plan: Vec<_> = plan.iter().map(|p| p.to_str().expect("the test's names are UTF-8")).collect();
+        let plan: Vec<_> = plan
+            .iter()
+            .map(|p| p.to_str().expect("the test's names are UTF-8"))
+            .collect();
         assert_eq!(plan, expected);
     }
 
@@ -68,8 +85,16 @@ mod tests {
 
     #[test]
     fn a_working_directory_comes_first_and_last() {
-        check("/app", &["app", "etc"], &["/app:.", "/:/", "/etc:/etc", ".:."]);
-        check("/app/x", &["app", "etc"], &["/app/x:.", "/:/", "/app:/app", "/etc:/etc", ".:."]);
+        check(
+            "/app",
+            &["app", "lib"],
+            &["/app:.", "/:/", "/lib:/usr/lib", ".:."],
+        );
+        check(
+            "/app/x",
+            &["app", "etc"],
+            &["/app/x:.", "/:/", "/app:/app", "/etc:/etc", ".:."],
+        );
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { memory_pages: 65536, stack_bytes: 16 << 20 }
+        Self {
+            memory_pages: 65536,
+            stack_bytes: 16 << 20,
+        }
     }
 }

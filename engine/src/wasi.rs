@@ -1,10 +1,11 @@
 //! The WASI host module: what the guest gets of this process.
 
-use std::ffi::{CStr, CString, OsString, c_char};
-use std::path::Path;
+use std::ffi::{CStr, CString, c_char};
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use podwasm_engine::{environment, preopens};
+use podwasm_engine::environment;
+use podwasm_engine::preopens::{self, RootFolder};
 use wasmedge_sdk::error::WasmEdgeError;
 use wasmedge_sdk::{AsInstance as _, WasmEdgeResult, wasi::WasiModule};
 use wasmedge_sys::ffi;
@@ -26,16 +27,24 @@ pub fn module(process: &Process) -> WasmEdgeResult<WasiModule> {
 fn preopens() -> Vec<CString> {
     // Where the working directory cannot be named (it was deleted, say), `/` is better than nothing.
     let working_directory = env::current_dir().unwrap_or_else(|_| "/".into());
-    let folders = if working_directory == Path::new("/") { Vec::new() } else { root_folders() };
+    let folders = if working_directory == Path::new("/") {
+        Vec::new()
+    } else {
+        root_folders()
+    };
     preopens::plan(&working_directory, &folders)
 }
 
-fn root_folders() -> Vec<OsString> {
+fn root_folders() -> Vec<RootFolder> {
     let entries = fs::read_dir("/").into_iter().flatten().flatten();
-    let mut folders: Vec<_> =
-        entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name()).collect();
-    folders.sort();
+    let mut folders: Vec<_> = entries.filter_map(|entry| root_folder(entry.path())).collect();
+    folders.sort_by(|a, b| a.path.cmp(&b.path));
     folders
+}
+
+fn root_folder(path: PathBuf) -> Option<RootFolder> {
+    let real = path.canonicalize().ok()?;
+    real.is_dir().then_some(RootFolder { path, real })
 }
 
 /// As `WasiModule::init_wasi`, which takes UTF-8 only.

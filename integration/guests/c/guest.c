@@ -118,7 +118,7 @@ int main(int argc, char **argv)
     if (!strcmp(what, "deep"))
         return deep(atoi(first));
     if (!strcmp(what, "divide"))
-        return 1 / atoi("0");
+        return 1 / (int)(argc - argc * (volatile int){1});
     if (!strcmp(what, "env"))
         return env();
     if (!strcmp(what, "exit"))
