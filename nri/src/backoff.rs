@@ -11,7 +11,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(20);
 
 /// The longest wait while the runtime cannot be reached.
-const LONGEST_UNREACHABLE: Duration = Duration::from_millis(200);
+const LONGEST_UNREACHABLE: Duration = Duration::from_millis(50);
 
 /// The longest wait while the runtime can be reached.
 const LONGEST_REACHABLE: Duration = Duration::from_secs(1);
@@ -19,22 +19,29 @@ const LONGEST_REACHABLE: Duration = Duration::from_secs(1);
 /// The waits between attempts.
 #[derive(Debug, Default)]
 pub struct Backoff {
-    failures: u32,
+    /// Failures in a row, and whether they were with a runtime that could be reached.
+    failures: (u32, bool),
 }
 
 impl Backoff {
-    /// The next wait, `random` (0 to 1) longer or shorter so that plugins do not move in step.
+    /// The wait after another failure, shortened at `random` (0 to 1) by up to a half so that plugins
+    /// do not move in step.
     pub fn next(&mut self, reachable: bool, random: f64) -> Duration {
+        let failures = if self.failures.1 == reachable {
+            self.failures.0
+        } else {
+            0
+        };
+        self.failures = (failures.saturating_add(1), reachable);
+        if failures == 0 {
+            return FIRST;
+        }
         let longest = if reachable {
             LONGEST_REACHABLE
         } else {
             LONGEST_UNREACHABLE
         };
-        let wait = FIRST.saturating_mul(1 << self.failures.min(16)).min(longest);
-        self.failures = self.failures.saturating_add(1);
-        if self.failures == 1 {
-            return wait;
-        }
+        let wait = FIRST.saturating_mul(1 << failures.min(16)).min(longest);
         wait.mul_f64(0.5 + random.clamp(0.0, 1.0) / 2.0)
     }
 }
@@ -53,7 +60,7 @@ mod tests {
     #[test]
     fn waits_grow_up_to_a_limit() {
         assert_eq!(waits(true, 1.0), [20, 40, 80, 160, 320, 640, 1000, 1000]);
-        assert_eq!(waits(false, 1.0), [20, 40, 80, 160, 200, 200, 200, 200]);
+        assert_eq!(waits(false, 1.0), [20, 40, 50, 50, 50, 50, 50, 50]);
     }
 
     #[test]
@@ -63,7 +70,17 @@ mod tests {
 
     #[test]
     fn many_failures_do_not_overflow() {
-        let mut backoff = Backoff { failures: u32::MAX };
+        let mut backoff = Backoff {
+            failures: (u32::MAX, true),
+        };
         assert_eq!(backoff.next(true, 1.0), LONGEST_REACHABLE);
+    }
+
+    #[test]
+    fn a_runtime_that_is_back_is_not_kept_waiting() {
+        let mut backoff = Backoff {
+            failures: (500, false),
+        };
+        assert_eq!(backoff.next(true, 0.0), FIRST);
     }
 }

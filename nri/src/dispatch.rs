@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use prost::Message;
-use tracing::warn;
+use tracing::info;
 
 use crate::api::{self, Container, Event, PodSandbox};
 use crate::call::Call;
@@ -235,7 +235,7 @@ async fn validate<P: Plugin>(
 fn subscription(wanted: Events, known: Events) -> Events {
     let missing = wanted & !known;
     if !missing.is_empty() {
-        warn!(events = %missing, "this runtime is too old for some events, they will not arrive");
+        info!(events = %missing, "this runtime is too old for some events, they will not arrive");
     }
     let subscribed = wanted & known;
     if subscribed.is_empty() {

@@ -53,6 +53,8 @@ mod runtime;
 mod serve;
 mod session;
 mod synchronize;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod ttrpc;
 mod version;
 

@@ -66,7 +66,8 @@ pub trait Plugin: Send + Sync + 'static {
     }
 
     /// The second call on every connection, with everything that exists; what was learnt on an earlier
-    /// connection is out of date. May ask for changes to these containers.
+    /// connection is out of date. May ask for changes to these containers. Runtimes with NRI before 0.7
+    /// (containerd before 1.7.26) leave it out for plugins that they start themselves.
     fn synchronize(
         &self,
         call: Call,
@@ -81,7 +82,8 @@ pub trait Plugin: Send + Sync + 'static {
         async {}
     }
 
-    /// The plugin is registered, configured and synchronized: from here on no event passes it by.
+    /// The plugin is in service: from here on no event passes it by. An external plugin is then
+    /// registered, configured and synchronized, a pre-installed one registered and configured.
     fn connected(&self, runtime: &RuntimeInfo) {}
 
     /// A connection for which [`Plugin::connected`] was called has ended. Until it is called again,

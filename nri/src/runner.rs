@@ -156,7 +156,12 @@ impl<P: Plugin> Runner<P> {
             Ok(socket) => socket,
             Err(error) => return error,
         };
-        let session = Session::new(self.plugin.clone(), self.runtime.clone(), socket);
+        let session = Session::new(
+            self.plugin.clone(),
+            self.runtime.clone(),
+            socket,
+            self.is_inherited(),
+        );
         session.run(&self.identity, shutdown).await
     }
 

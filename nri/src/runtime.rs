@@ -54,7 +54,7 @@ impl Runtime {
             evict: evictions,
         };
         match client
-            .call::<_, UpdateContainersResponse>("UpdateContainers", &request)
+            .call::<_, UpdateContainersResponse>("UpdateContainers", &request, None)
             .await
         {
             Ok(response) => Ok(response.failed),
@@ -65,12 +65,12 @@ impl Runtime {
         }
     }
 
-    /// Whether the plugin is registered, configured and synchronized right now.
+    /// Whether the plugin is in service right now, as [`crate::Plugin::connected`] tells it.
     pub fn is_connected(&self) -> bool {
         self.current.borrow().is_some()
     }
 
-    /// Waits until the plugin is registered, configured and synchronized.
+    /// Waits until the plugin is in service.
     pub async fn connected(&self) {
         self.wait(true).await;
     }

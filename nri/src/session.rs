@@ -67,10 +67,13 @@ pub(crate) struct Session<P> {
     request_timeout: Duration,
     parts: Parts,
     connected: Arc<AtomicBool>,
+    in_service_after: &'static str,
 }
 
 impl<P: Plugin> Session<P> {
-    pub(crate) fn new(plugin: Arc<P>, runtime: Runtime, socket: UnixStream) -> Self {
+    /// `is_preinstalled` says that the runtime has started the plugin. Such a plugin is in service as
+    /// soon as it is configured: it comes before any pod, and NRI before 0.7 never synchronizes it.
+    pub(crate) fn new(plugin: Arc<P>, runtime: Runtime, socket: UnixStream, is_preinstalled: bool) -> Self {
         let (incoming, outgoing, writer) = mux::open(socket);
         let client = Client::new(dispatch::RUNTIME_SERVICE_NAME, RUNTIME_SERVICE, outgoing.clone());
         Self {
@@ -86,6 +89,11 @@ impl<P: Plugin> Session<P> {
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             parts: Parts::default(),
             connected: Arc::default(),
+            in_service_after: if is_preinstalled {
+                "Configure"
+            } else {
+                "Synchronize"
+            },
         }
     }
 
@@ -195,11 +203,12 @@ impl<P: Plugin> Session<P> {
 
     fn work(&mut self, stream: u32, call: Call, argument: Argument) {
         let (plugin, outgoing, link) = (self.plugin.clone(), self.outgoing.clone(), self.link());
+        let puts_in_service = call.method() == self.in_service_after;
         self.calls.spawn(async move {
-            let (info, method) = (call.runtime().clone(), call.method());
+            let info = call.runtime().clone();
             let handler = dispatch::call(plugin.clone(), call.clone(), argument);
             let outcome = serve::answer(&call, handler).await;
-            if method == "Synchronize" && outcome.is_ok() {
+            if puts_in_service && outcome.is_ok() {
                 link.up(&*plugin, &info);
             }
             // A connection that has ended is noticed where it is read.
@@ -298,7 +307,7 @@ impl Link {
         if self.connected.swap(true, Ordering::AcqRel) {
             return;
         }
-        info!(runtime = info.name, "synchronized, in service");
+        info!(runtime = info.name, "in service");
         self.runtime.connect(self.client.clone());
         plugin.connected(info);
     }
@@ -317,7 +326,7 @@ async fn register(client: &Client, identity: &Identity) -> Result<(), SessionErr
         plugin_idx: identity.index().to_owned(),
         nri_version: NRI_VERSION.to_owned(),
     };
-    let call = client.call::<_, api::Empty>("RegisterPlugin", &request);
+    let call = client.call::<_, api::Empty>("RegisterPlugin", &request, None);
     match timeout(REGISTRATION_PATIENCE, call).await {
         Err(_) => Err(SessionError::RegistrationTimeout),
         Ok(Ok(api::Empty {})) => Ok(()),

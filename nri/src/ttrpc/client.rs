@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prost::Message as _;
 use tokio::sync::oneshot;
@@ -59,17 +60,20 @@ impl Client {
         }
     }
 
-    /// Calls `method` and waits for the answer, as long as the connection lives.
+    /// Calls `method` and waits for the answer, as long as the connection lives. `patience` is what
+    /// the other end is told; it is not enforced here.
     pub(crate) async fn call<Q: prost::Message, A: prost::Message + Default>(
         &self,
         method: &str,
         argument: &Q,
+        patience: Option<Duration>,
     ) -> Result<A, CallError> {
+        let nanoseconds = patience.map_or(0, |patience| patience.as_nanos());
         let request = Request {
             service: self.shared.service.to_owned(),
             method: method.to_owned(),
             payload: argument.encode_to_vec(),
-            timeout_nano: 0,
+            timeout_nano: i64::try_from(nanoseconds).unwrap_or(i64::MAX),
         };
         let message = Message::request(self.shared.next_stream.fetch_add(2, Ordering::Relaxed), &request);
         if message.payload.len() > MAX_PAYLOAD_BYTES {
