@@ -7,7 +7,7 @@
 # memory, but for /var/log, which is DIR/log. Each OUTSIDE folder is seen, read-only, at INSIDE.
 #
 # Prints the pid of the node's init once the node is ready, and lives until standard input ends, which it does however its
-# starter ends. Then every process in the node is killed, and its mounts and cgroups are removed.
+# starter ends. Then every process in the node is killed, its mounts and cgroups are removed, and of DIR only the logs stay.
 
 set -euo pipefail
 
@@ -61,6 +61,13 @@ dying() {
     return 1
 }
 
+cleanup() {
+    remove_cgroups
+    ! mountpoint -q "$dir/cgroup" || umount -R "$dir/cgroup"
+    rm -rf "$dir/files" "$dir/init.pid"
+    rmdir "$dir/root" "$dir/cgroup" 2>/dev/null || true
+}
+
 remove_cgroups() {
     local cgroup
     for cgroup in "${cgroups[@]}"; do
@@ -84,7 +91,7 @@ run() {
     local hierarchy
     cgroups=()
     for hierarchy in $(hierarchies); do cgroups+=("$(own_cgroup "$hierarchy")/podwasm-$(basename "$dir")"); done
-    trap remove_cgroups EXIT
+    trap cleanup EXIT
     (
         enter_cgroups
         exec unshare --mount --pid --fork --net --uts --ipc --cgroup bash "$0" init "$dir" "$@"
@@ -159,6 +166,7 @@ init() {
     done
 
     hostname "$(basename "$dir")"
+    echo "$pid" >"$dir/init.pid"
     cd "$root"
     pivot_root . mnt
     umount -l /mnt

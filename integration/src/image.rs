@@ -2,31 +2,22 @@
 //!
 //! The same image always has the same digest: times are zero, owners are root, JSON keys are sorted.
 
+mod artifact;
+mod index;
 mod layer;
-mod registry;
+pub(crate) mod registry;
+mod rootfs;
 
-use anyhow::Result;
-pub use layer::Layer;
-use oci_spec::image::{
-    Config, Descriptor, DescriptorBuilder, Digest, ImageConfigurationBuilder, ImageIndexBuilder,
-    ImageManifestBuilder, MediaType, PlatformBuilder, RootFsBuilder,
+pub use artifact::{
+    Artifact, COMPONENT_LAYER, WASM_CONFIG, WASM_LAYER, WASM_TO_OCI_CONFIG, WASM_TO_OCI_LAYER,
 };
-pub(crate) use registry::push;
+pub use index::Index;
+pub use layer::Layer;
+use oci_spec::image::{Descriptor, DescriptorBuilder, Digest, ImageManifestBuilder, MediaType};
+pub use rootfs::{Image, native_architecture};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
-use std::path::Path;
-
-/// The config type of an OCI Wasm artifact.
-pub const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
-/// The layer type that goes with it.
-pub const WASM_LAYER: &str = "application/wasm";
-/// The config type that `wasm-to-oci` writes.
-pub const WASM_TO_OCI_CONFIG: &str = "application/vnd.wasm.config.v1+json";
-/// The layer type that `wasm-to-oci` writes.
-pub const WASM_TO_OCI_LAYER: &str = "application/vnd.wasm.content.layer.v1+wasm";
-/// A layer that holds a component.
-pub const COMPONENT_LAYER: &str = "application/vnd.bytecodealliance.wasm.component.layer.v0+wasm";
 
 /// Something with a digest: a layer, a config, a manifest.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,18 +29,18 @@ pub struct Blob {
 }
 
 impl Blob {
-    fn new(media_type: impl ToString, bytes: Vec<u8>) -> Self {
+    fn new(media_type: impl Into<String>, bytes: Vec<u8>) -> Self {
         Self {
-            media_type: media_type.to_string(),
+            media_type: media_type.into(),
             bytes,
         }
     }
 
     /// A JSON document with its keys sorted.
-    fn json(media_type: impl ToString, document: &impl Serialize) -> Self {
+    fn json(media_type: &MediaType, document: &impl Serialize) -> Self {
         let value = serde_json::to_value(document).expect("an OCI document is JSON");
         Self::new(
-            media_type,
+            media_type.as_ref(),
             serde_json::to_vec(&value).expect("a JSON value can be written"),
         )
     }
@@ -96,274 +87,6 @@ pub trait Content {
     fn stored(&self) -> Stored;
 }
 
-/// An image with a root file system for one platform, by default `linux` and this machine's architecture.
-#[derive(Clone, Debug)]
-pub struct Image {
-    os: String,
-    architecture: String,
-    config: Config,
-    layers: Vec<Layer>,
-    annotations: HashMap<String, String>,
-}
-
-impl Image {
-    /// An image for `linux` and this machine's architecture.
-    pub fn linux() -> Self {
-        Self::platform("linux", native_architecture())
-    }
-
-    /// An image for a platform such as `wasi`, `wasm`.
-    pub fn platform(os: &str, architecture: &str) -> Self {
-        Self {
-            os: os.to_owned(),
-            architecture: architecture.to_owned(),
-            config: Config::default(),
-            layers: Vec::new(),
-            annotations: HashMap::new(),
-        }
-    }
-
-    /// The image of busybox from a node's root, with all applets in `/bin`.
-    pub(crate) fn busybox(root: &Path) -> Result<Self> {
-        let program = std::fs::read(root.join("bin/busybox"))?;
-        let mut layer = Layer::new()
-            .directory("/tmp", 0o1777)
-            .file(
-                "/etc/passwd",
-                "root:x:0:0:root:/:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
-                0o644,
-            )
-            .file("/etc/group", "root:x:0:\nnogroup:x:65534:\n", 0o644)
-            .file("/bin/busybox", program, 0o755);
-        for applet in APPLETS {
-            layer = layer.symlink(&format!("/bin/{applet}"), "busybox");
-        }
-        Ok(Self::linux().env("PATH", "/bin").cmd(["sh"]).layer(layer))
-    }
-
-    /// The image of a pod's first container, which only holds its namespaces and reaps.
-    pub(crate) fn pause(root: &Path) -> Result<Self> {
-        let program = std::fs::read(root.join("usr/bin/catatonit"))?;
-        Ok(Self::linux()
-            .entrypoint(["/catatonit", "-P"])
-            .layer(Layer::new().file("/catatonit", program, 0o755)))
-    }
-
-    /// Adds a layer above those there are.
-    #[must_use]
-    pub fn layer(mut self, layer: Layer) -> Self {
-        self.layers.push(layer);
-        self
-    }
-
-    /// Adds a layer with one file of mode 0755: `Image::linux().program("/app.wasm", bytes)`.
-    #[must_use]
-    pub fn program(self, path: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        self.layer(Layer::new().file(path, bytes, 0o755))
-    }
-
-    /// Sets the config's Entrypoint.
-    #[must_use]
-    pub fn entrypoint<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
-        self.config
-            .set_entrypoint(Some(words.into_iter().map(Into::into).collect()));
-        self
-    }
-
-    /// Sets the config's Cmd.
-    #[must_use]
-    pub fn cmd<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
-        self.config
-            .set_cmd(Some(words.into_iter().map(Into::into).collect()));
-        self
-    }
-
-    /// Adds an environment variable to the config.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        let mut env = self.config.env().clone().unwrap_or_default();
-        env.push(format!("{name}={value}"));
-        self.config.set_env(Some(env));
-        self
-    }
-
-    /// Sets the config's `WorkingDir`.
-    #[must_use]
-    pub fn working_dir(mut self, path: &str) -> Self {
-        self.config.set_working_dir(Some(path.to_owned()));
-        self
-    }
-
-    /// Sets the config's User.
-    #[must_use]
-    pub fn user(mut self, user: &str) -> Self {
-        self.config.set_user(Some(user.to_owned()));
-        self
-    }
-
-    /// Adds an annotation to the manifest.
-    #[must_use]
-    pub fn annotation(mut self, key: &str, value: &str) -> Self {
-        self.annotations.insert(key.to_owned(), value.to_owned());
-        self
-    }
-}
-
-impl Content for Image {
-    fn stored(&self) -> Stored {
-        let tars: Vec<_> = self.layers.iter().map(Layer::tar).collect();
-        let configuration = ImageConfigurationBuilder::default()
-            .os(self.os.as_str())
-            .architecture(self.architecture.as_str())
-            .config(self.config.clone())
-            .rootfs(
-                RootFsBuilder::default()
-                    .typ("layers")
-                    .diff_ids(tars.iter().map(|tar| digest(tar)).collect::<Vec<_>>())
-                    .build()
-                    .expect("all fields are set"),
-            )
-            .build()
-            .expect("all fields are set");
-        let config = Blob::json(MediaType::ImageConfig, &configuration);
-        let layers = tars
-            .iter()
-            .map(|tar| Blob::new(MediaType::ImageLayerGzip, layer::gzip(tar)))
-            .collect();
-        manifest(config, layers, &self.annotations)
-    }
-}
-
-/// An OCI artifact: a config of some type, and layers that are files and not archives.
-#[derive(Clone, Debug)]
-pub struct Artifact {
-    config: Blob,
-    layers: Vec<Blob>,
-    annotations: HashMap<String, String>,
-}
-
-impl Artifact {
-    /// An artifact with a config; nothing but its type matters to containerd.
-    pub fn new(config_type: &str, config: impl Into<Vec<u8>>) -> Self {
-        Self {
-            config: Blob::new(config_type, config.into()),
-            layers: Vec::new(),
-            annotations: HashMap::new(),
-        }
-    }
-
-    /// An OCI Wasm artifact as the CNCF's guidance has it, with one module.
-    pub fn wasm(module: impl Into<Vec<u8>>) -> Self {
-        Self::new(
-            WASM_CONFIG,
-            r#"{"architecture":"wasm","os":"wasip1","layerDigests":[]}"#,
-        )
-        .blob(WASM_LAYER, module)
-    }
-
-    /// What `wasm-to-oci` pushes.
-    pub fn wasm_to_oci(module: impl Into<Vec<u8>>) -> Self {
-        Self::new(WASM_TO_OCI_CONFIG, "{}").blob(WASM_TO_OCI_LAYER, module)
-    }
-
-    /// Adds a layer of a media type.
-    #[must_use]
-    pub fn blob(mut self, media_type: &str, bytes: impl Into<Vec<u8>>) -> Self {
-        self.layers.push(Blob::new(media_type, bytes.into()));
-        self
-    }
-
-    /// Adds an annotation to the manifest.
-    #[must_use]
-    pub fn annotation(mut self, key: &str, value: &str) -> Self {
-        self.annotations.insert(key.to_owned(), value.to_owned());
-        self
-    }
-}
-
-impl Content for Artifact {
-    fn stored(&self) -> Stored {
-        manifest(self.config.clone(), self.layers.clone(), &self.annotations)
-    }
-}
-
-/// An index of images by platform.
-#[derive(Clone, Debug, Default)]
-pub struct Index {
-    entries: Vec<(Descriptor, Stored)>,
-}
-
-impl Index {
-    /// An empty index.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds an image under the platform it was made for.
-    #[must_use]
-    pub fn image(self, image: &Image) -> Self {
-        self.entry(&image.os, &image.architecture, image, &[])
-    }
-
-    /// Adds what `docker buildx` puts beside an image to tell how it was built.
-    #[must_use]
-    pub fn provenance(self, image: &Image) -> Self {
-        let subject = image.stored().manifest.digest();
-        let statement = Artifact::new(&MediaType::ImageConfig.to_string(), "{}")
-            .blob("application/vnd.in-toto+json", "{}");
-        let annotations = [
-            ("vnd.docker.reference.type", "attestation-manifest"),
-            ("vnd.docker.reference.digest", &subject),
-        ];
-        self.entry("unknown", "unknown", &statement, &annotations)
-    }
-
-    fn entry(
-        mut self,
-        os: &str,
-        architecture: &str,
-        content: &impl Content,
-        annotations: &[(&str, &str)],
-    ) -> Self {
-        let stored = content.stored();
-        let platform = PlatformBuilder::default()
-            .os(os)
-            .architecture(architecture)
-            .build();
-        let mut descriptor = stored.manifest.descriptor();
-        descriptor.set_platform(Some(platform.expect("all fields are set")));
-        if !annotations.is_empty() {
-            let pairs = annotations
-                .iter()
-                .map(|&(key, value)| (key.to_owned(), value.to_owned()));
-            descriptor.set_annotations(Some(pairs.collect()));
-        }
-        self.entries.push((descriptor, stored));
-        self
-    }
-}
-
-impl Content for Index {
-    fn stored(&self) -> Stored {
-        let index = ImageIndexBuilder::default()
-            .schema_version(2u32)
-            .media_type(MediaType::ImageIndex)
-            .manifests(
-                self.entries
-                    .iter()
-                    .map(|(descriptor, _)| descriptor.clone())
-                    .collect::<Vec<_>>(),
-            )
-            .build()
-            .expect("all fields are set");
-        Stored {
-            manifest: Blob::json(MediaType::ImageIndex, &index),
-            blobs: Vec::new(),
-            children: self.entries.iter().map(|(_, stored)| stored.clone()).collect(),
-        }
-    }
-}
-
 fn manifest(config: Blob, layers: Vec<Blob>, annotations: &HashMap<String, String>) -> Stored {
     let mut manifest = ImageManifestBuilder::default()
         .schema_version(2u32)
@@ -374,7 +97,7 @@ fn manifest(config: Blob, layers: Vec<Blob>, annotations: &HashMap<String, Strin
         manifest = manifest.annotations(annotations.clone());
     }
     let manifest = Blob::json(
-        MediaType::ImageManifest,
+        &MediaType::ImageManifest,
         &manifest.build().expect("all fields are set"),
     );
     Stored {
@@ -384,17 +107,89 @@ fn manifest(config: Blob, layers: Vec<Blob>, annotations: &HashMap<String, Strin
     }
 }
 
-/// This machine's architecture as images name it.
-pub fn native_architecture() -> &'static str {
-    match std::env::consts::ARCH {
-        "aarch64" => "arm64",
-        "x86_64" => "amd64",
-        other => other,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parsed(blob: &Blob) -> Value {
+        serde_json::from_slice(&blob.bytes).unwrap()
+    }
+
+    #[test]
+    fn same_image_same_digest() {
+        let image = || {
+            let image = Image::linux()
+                .program("/app.wasm", "\0asm")
+                .env("B", "2")
+                .env("A", "1");
+            ["c", "a", "d", "b"]
+                .iter()
+                .fold(image, |image, key| image.annotation(key, "x"))
+        };
+        assert_eq!(image().stored(), image().stored());
+        assert_ne!(image().stored(), image().env("C", "3").stored());
+    }
+
+    #[test]
+    fn config_says_what_was_set() {
+        let image = Image::platform("wasi", "wasm")
+            .entrypoint(["/app.wasm"])
+            .cmd(["x", "y"])
+            .env("A", "1")
+            .working_dir("/w")
+            .user("7:8")
+            .program("/app.wasm", "\0asm");
+        let stored = image.stored();
+        let config = parsed(&stored.blobs[0]);
+        assert_eq!(
+            (&config["os"], &config["architecture"]),
+            (&json!("wasi"), &json!("wasm"))
+        );
+        assert_eq!(
+            config["config"],
+            json!({"Entrypoint": ["/app.wasm"], "Cmd": ["x", "y"], "Env": ["A=1"], "WorkingDir": "/w", "User": "7:8"})
+        );
+        // The config names layers as they are unpacked, the manifest as they are sent.
+        let layer = &stored.blobs[1];
+        let manifest = parsed(&stored.manifest);
+        assert_eq!(manifest["layers"][0]["digest"], layer.digest());
+        assert_ne!(config["rootfs"]["diff_ids"][0], layer.digest());
+    }
+
+    #[test]
+    fn artifact_keeps_its_media_types() {
+        let stored = Artifact::wasm("\0asm").annotation("k", "v").stored();
+        let manifest = parsed(&stored.manifest);
+        assert_eq!(manifest["config"]["mediaType"], WASM_CONFIG);
+        assert_eq!(manifest["layers"][0]["mediaType"], WASM_LAYER);
+        assert_eq!(manifest["annotations"], json!({"k": "v"}));
+        assert_eq!(stored.blobs[1].bytes, b"\0asm");
+    }
+
+    #[test]
+    fn index_names_its_manifests_by_platform() {
+        let wasm = Image::platform("wasi", "wasm");
+        let stored = Index::new().image(&wasm).provenance(&wasm).stored();
+        let manifests = &parsed(&stored.manifest)["manifests"];
+        assert_eq!(
+            manifests[0]["platform"],
+            json!({"os": "wasi", "architecture": "wasm"})
+        );
+        assert_eq!(
+            manifests[1]["platform"],
+            json!({"os": "unknown", "architecture": "unknown"})
+        );
+        assert_eq!(
+            manifests[1]["annotations"]["vnd.docker.reference.digest"],
+            manifests[0]["digest"]
+        );
+        let children: Vec<_> = stored
+            .children
+            .iter()
+            .map(|child| child.manifest.digest())
+            .collect();
+        assert_eq!(manifests[0]["digest"], children[0]);
+        assert_eq!(manifests[1]["digest"], children[1]);
     }
 }
-
-const APPLETS: [&str; 40] = [
-    "awk", "cat", "chmod", "cp", "cut", "date", "dd", "df", "echo", "env", "false", "find", "free", "grep",
-    "head", "hostname", "httpd", "id", "ip", "kill", "ln", "ls", "mkdir", "mount", "nc", "nslookup",
-    "printf", "ps", "pwd", "rm", "sed", "seq", "sh", "sleep", "stat", "tail", "true", "uname", "wc", "wget",
-];

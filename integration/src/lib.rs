@@ -26,7 +26,7 @@ pub mod wait;
 /// What nearly every test uses.
 pub mod prelude {
     pub use crate::cri::{ContainerHandle, PodHandle};
-    pub use crate::image::{Image, Layer};
+    pub use crate::image::{Artifact, COMPONENT_LAYER, Content, Image, Index, Layer, WASM_CONFIG};
     pub use crate::node::{Flavor, Node, Runtime};
     pub use crate::on_nodes;
 }

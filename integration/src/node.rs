@@ -1,7 +1,9 @@
 //! A node: containerd, its runtimes, a registry and pod networking, in namespaces of their own.
 
+mod containerd;
 mod files;
 mod http;
+mod layout;
 mod namespaces;
 mod podwasm;
 mod process;
@@ -10,27 +12,32 @@ mod supervisor;
 mod sweep;
 
 use crate::cri::{self, Cri};
-use crate::image::{Image, push};
+use crate::image::{Content, Image, registry};
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result, ensure};
 pub use http::Answer;
+use layout::{binds, roots};
+pub use layout::{nodes, target};
 use namespaces::Namespaces;
 pub use nix::sys::signal::Signal;
-pub use podwasm::Podwasm;
+use nix::unistd::Pid;
+pub use podwasm::{PLUGIN_HTTP, Podwasm};
 pub use process::Process;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use supervisor::Supervisor;
 use tokio::sync::Mutex;
+use tokio::sync::OnceCell;
 
 /// Where the node's registry listens, inside the node.
 pub const REGISTRY: &str = "127.0.0.1:5000";
 
 /// Whose containerd a node runs.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, clap::ValueEnum)]
 pub enum Flavor {
     /// Debian forky's: containerd 2.1, NRI on by default, runc 1.3.
     Forky,
@@ -38,8 +45,8 @@ pub enum Flavor {
     Trixie,
 }
 
-/// Which runtime a pod without a RuntimeClass gets. The other one is there under its name as a runtime handler.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+/// Which runtime a pod without a `RuntimeClass` gets. The other one is there under its name as a runtime handler.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, clap::ValueEnum)]
 pub enum Runtime {
     /// crun with WasmEdge, trixie's on both kinds of node: forky's is built without.
     Crun,
@@ -79,14 +86,22 @@ pub struct Node {
     flavor: Flavor,
     runtime: Runtime,
     folder: PathBuf,
+    init: u32,
     namespaces: Namespaces,
     cri: Cri,
     busybox: String,
     pods: AtomicU32,
-    // In this order on drop: a process that is killed is reaped before the supervisor waits for the node to empty.
+    podwasm: OnceCell<Podwasm>,
+    owned: Option<Owned>,
+}
+
+/// What only the one who started a node has, dropped in this order: a process that is killed is reaped before the
+/// supervisor waits for the node to empty.
+#[derive(Debug)]
+struct Owned {
     containerd: Mutex<Process>,
     registry: Process,
-    supervisor: Supervisor,
+    _supervisor: Supervisor,
 }
 
 impl Node {
@@ -107,49 +122,60 @@ impl Node {
     pub async fn start_named(name: &str, flavor: Flavor, runtime: Runtime) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "a node needs root");
         let folder = nodes().join(name);
-        sweep::dead_nodes(&nodes());
-        ensure!(
-            !folder.exists(),
-            "{} exists: a node of that name runs, or did",
-            folder.display()
-        );
-        files::write(&folder, runtime).with_context(|| format!("write the files of {}", folder.display()))?;
+        sweep::old_nodes(&nodes());
+        sweep::make_room(&folder)?;
+        files::write(&folder, flavor, runtime)
+            .with_context(|| format!("write the files of {}", folder.display()))?;
 
         let supervisor = Supervisor::start(&folder, &roots(flavor)?, &binds())?;
         let namespaces = Namespaces::of(supervisor.init());
-        std::fs::write(folder.join("init.pid"), supervisor.init().to_string())?;
-        let spawn = |name: &str, command| Process::spawn(&namespaces, name, command, &folder.join("log"));
-        let containerd = Mutex::new(spawn("containerd", containerd())?);
-        let registry = spawn("registry", registry())?;
-        let cri = Cri::over(&format!(
-            "/proc/{}/root/run/containerd/containerd.sock",
-            supervisor.init()
-        ));
-        let mut node = Self {
-            name: name.to_owned(),
-            flavor,
-            runtime,
-            folder,
-            namespaces,
-            cri,
-            busybox: String::new(),
-            pods: AtomicU32::new(0),
+        let containerd = Mutex::new(containerd::spawn(&namespaces, &folder)?);
+        let registry = containerd::spawn_registry(&namespaces, &folder)?;
+        let mut node = Self::with(folder, flavor, runtime, supervisor.init());
+        node.owned = Some(Owned {
             containerd,
             registry,
-            supervisor,
-        };
+            _supervisor: supervisor,
+        });
         node.prepare()
             .await
             .with_context(|| format!("start node {name}\n{}", node.log_tails()))?;
         Ok(node)
     }
 
+    /// A node that another process started and keeps.
+    pub fn attach(name: &str) -> Result<Self> {
+        let folder = nodes().join(name);
+        let init = sweep::init(&folder).with_context(|| format!("no node {name} runs"))?;
+        let (flavor, runtime) = files::read(&folder)?;
+        let mut node = Self::with(folder, flavor, runtime, init);
+        node.busybox = registry::reference("busybox", &Image::busybox(&node.path("/"))?);
+        Ok(node)
+    }
+
+    fn with(folder: PathBuf, flavor: Flavor, runtime: Runtime, init: u32) -> Self {
+        Self {
+            name: folder.file_name().unwrap_or_default().display().to_string(),
+            flavor,
+            runtime,
+            folder,
+            init,
+            namespaces: Namespaces::of(init),
+            cri: Cri::over(&format!("/proc/{init}/root/run/containerd/containerd.sock")),
+            busybox: String::new(),
+            pods: AtomicU32::new(0),
+            podwasm: OnceCell::new(),
+            owned: None,
+        }
+    }
+
+    /// Fills the registry with what every test needs while containerd starts.
     async fn prepare(&mut self) -> Result<()> {
         let images = async {
             self.wait_for_registry().await?;
             let root = self.path("/");
-            push(self, "pause", &Image::pause(&root)?, Some("latest")).await?;
-            push(self, "busybox", &Image::busybox(&root)?, None).await
+            registry::push(self, "pause", &Image::pause(&root)?, "latest").await?;
+            self.push("busybox", &Image::busybox(&root)?).await
         };
         let (busybox, ready) = tokio::join!(images, self.wait_ready());
         self.busybox = busybox.context("fill the registry")?;
@@ -173,7 +199,7 @@ impl Node {
 
     /// The pid, in the host's count, of the node's init.
     pub fn init(&self) -> u32 {
-        self.supervisor.init()
+        self.init
     }
 
     /// The folder for the node's logs, on the host and, as `/var/log`, in the node.
@@ -208,8 +234,8 @@ impl Node {
 
     /// Pushes an image to the node's registry and returns what to pull it by. The tag is made of the image's digest, so
     /// that images of one name do not mix.
-    pub async fn push(&self, name: &str, image: &Image) -> Result<String> {
-        push(self, name, image, None)
+    pub async fn push(&self, name: &str, image: &impl Content) -> Result<String> {
+        registry::push_by_digest(self, name, image)
             .await
             .with_context(|| format!("push image {name}"))
     }
@@ -234,7 +260,7 @@ impl Node {
     }
 
     /// A command that will run in the node, attached to this process's terminal; for a shell.
-    pub fn attach(&self, command: Command) -> Result<std::process::Child> {
+    pub fn attach_terminal(&self, command: Command) -> Result<std::process::Child> {
         self.namespaces.spawn(command)
     }
 
@@ -243,113 +269,27 @@ impl Node {
         self.namespaces.connect(address).await
     }
 
-    /// Stops containerd and starts it again. Pods go on running.
-    pub async fn restart_containerd(&self) -> Result<()> {
-        self.kill_containerd(Signal::SIGTERM).await?;
-        self.start_containerd().await
-    }
-
-    /// Sends containerd a signal and waits until it is gone. Pods go on running.
-    pub async fn kill_containerd(&self, signal: Signal) -> Result<()> {
-        let containerd = self.containerd.lock().await;
-        containerd.signal(signal)?;
-        containerd.wait(PATIENCE).await.context("containerd ends")?;
-        Ok(())
-    }
-
-    /// Starts containerd after [`Node::kill_containerd`] and waits until it is ready.
-    pub async fn start_containerd(&self) -> Result<()> {
-        *self.containerd.lock().await = self.spawn("containerd", containerd())?;
-        self.wait_ready().await.with_context(|| self.log_tails())
-    }
-
-    /// Stops the node and waits until nothing of it is left. The logs stay for a while.
+    /// Stops the node and waits until nothing of it is left, whoever started it. The logs stay for a while.
     pub async fn stop(self) -> Result<()> {
+        if self.owned.is_none() {
+            nix::sys::signal::kill(Pid::from_raw(self.init.cast_signed()), Signal::SIGKILL)
+                .context("kill the node's init")?;
+            let gone = async || Ok(sweep::init(&self.folder).is_none().then_some(()));
+            return until("the node is gone", PATIENCE, gone).await;
+        }
         tokio::task::spawn_blocking(move || drop(self)).await?;
         Ok(())
+    }
+
+    /// Waits until the node ends because someone stopped it.
+    pub async fn ended(&self) {
+        while sweep::init(&self.folder).is_some() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// The ends of all logs of the node's own programs, for a failure's message.
     pub fn log_tails(&self) -> String {
         process::log_tails(&self.logs())
     }
-
-    async fn wait_ready(&self) -> Result<()> {
-        until("containerd is ready", PATIENCE, async || {
-            if let Some(status) = self.containerd.lock().await.exited() {
-                anyhow::bail!("containerd ended: {status}");
-            }
-            Ok(self.cri.ready().await.then_some(()))
-        })
-        .await
-    }
-
-    async fn wait_for_registry(&self) -> Result<()> {
-        until("the registry answers", PATIENCE, async || {
-            if let Some(status) = self.registry.exited() {
-                anyhow::bail!("the registry ended: {status}");
-            }
-            Ok(self.connect(REGISTRY.parse()?).await.ok())
-        })
-        .await
-        .map(drop)
-    }
-}
-
-fn containerd() -> Command {
-    let mut command = Command::new("containerd");
-    command.args(["--config", "/etc/containerd/config.toml", "--log-level", "debug"]);
-    command
-}
-
-fn registry() -> Command {
-    let mut command = Command::new("docker-registry");
-    command.args(["serve", "/etc/docker/registry/config.yml"]);
-    command
-}
-
-/// Where everything is made: `target` at the project's top, wherever cargo puts its own.
-pub fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the crate lies in the project")
-        .join("target")
-}
-
-/// Where the nodes' folders are.
-pub fn nodes() -> PathBuf {
-    target().join("nodes")
-}
-
-/// The root folders of a flavor, topmost first.
-fn roots(flavor: Flavor) -> Result<Vec<PathBuf>> {
-    let names: &[&str] = match flavor {
-        Flavor::Forky => &["forky", "trixie"],
-        Flavor::Trixie => &["trixie"],
-    };
-    names
-        .iter()
-        .map(|name| {
-            let root = target().join("roots").join(name);
-            root.canonicalize()
-                .with_context(|| format!("no {}: run integration/node/root.sh", root.display()))
-        })
-        .collect()
-}
-
-/// What of the project a node sees, under `/opt/podwasm`: the programs of this build, and the engine if it is built.
-fn binds() -> Vec<(&'static str, PathBuf)> {
-    let program = std::env::current_exe().expect("a program has a path");
-    let folder = program.parent().expect("a program lies in a folder");
-    let programs = if folder.ends_with("deps") {
-        folder.parent().expect("deps lies in a folder")
-    } else {
-        folder
-    };
-    let mut binds = vec![("/opt/podwasm/bin", programs.to_owned())];
-    let engine = target().join("engine/bundle");
-    if engine.is_dir() {
-        binds.push(("/opt/podwasm/engine", engine));
-    }
-    binds
 }

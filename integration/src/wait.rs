@@ -9,10 +9,10 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Asks `poll` again and again until it has an answer; fails, naming `what`, when it has none within `patience`.
 ///
 /// An error of `poll` ends the wait at once.
-pub async fn until<T>(
+pub async fn until<T, F: Future<Output = Result<Option<T>>>>(
     what: &str,
     patience: Duration,
-    mut poll: impl AsyncFnMut() -> Result<Option<T>>,
+    mut poll: impl FnMut() -> F,
 ) -> Result<T> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(2);
@@ -34,17 +34,17 @@ mod tests {
 
     #[tokio::test]
     async fn answer_ends_the_wait() {
-        let mut left = 3;
-        let answer = until("countdown", PATIENCE, async || {
-            left -= 1;
-            Ok((left == 0).then_some("done"))
+        let polls = std::cell::Cell::new(0);
+        let answer = until("third poll", PATIENCE, || {
+            polls.set(polls.get() + 1);
+            std::future::ready(Ok((polls.get() == 3).then_some("done")))
         });
         assert_eq!(answer.await.unwrap(), "done");
     }
 
     #[tokio::test]
     async fn deadline_names_what_was_awaited() {
-        let never = until::<()>("pigs fly", Duration::ZERO, async || Ok(None)).await;
+        let never = until("pigs fly", Duration::ZERO, async || Ok(None::<()>)).await;
         assert!(never.unwrap_err().to_string().contains("pigs fly"));
     }
 }

@@ -15,13 +15,22 @@ const CPU_PERIOD_MICROSECONDS: i64 = 100_000;
 #[must_use = "nothing runs before `create` or `start`"]
 pub struct ContainerBuilder<'a> {
     pod: PodHandle<'a>,
+    name: String,
     config: proto::ContainerConfig,
 }
 
 impl<'a> ContainerBuilder<'a> {
     pub(super) fn new(pod: PodHandle<'a>, name: &str) -> Self {
         let labels = [("io.kubernetes.container.name", name)];
+        let security = proto::LinuxContainerSecurityContext {
+            namespace_options: pod.namespaces(),
+            ..Default::default()
+        };
         let config = proto::ContainerConfig {
+            linux: Some(proto::LinuxContainerConfig {
+                resources: None,
+                security_context: Some(security),
+            }),
             metadata: Some(proto::ContainerMetadata {
                 name: name.to_owned(),
                 attempt: 0,
@@ -32,7 +41,11 @@ impl<'a> ContainerBuilder<'a> {
                 .into(),
             ..Default::default()
         };
-        Self { pod, config }
+        Self {
+            pod,
+            name: name.to_owned(),
+            config,
+        }
     }
 
     /// The image; pulled when the container is created, unless the node has it.
@@ -161,7 +174,6 @@ impl<'a> ContainerBuilder<'a> {
         let cri = self.pod.node().cri();
         let image = self.config.image.as_ref().context("no image was set")?;
         cri.ensure_image(&image.image).await?;
-        let name = self.config.metadata.as_ref().expect("set by new").name.clone();
         let log = Path::new(&self.pod.config().log_directory).join(&self.config.log_path);
         let request = proto::CreateContainerRequest {
             pod_sandbox_id: self.pod.id().to_owned(),
@@ -170,12 +182,12 @@ impl<'a> ContainerBuilder<'a> {
         };
         let answer = cri.runtime().create_container(request).await;
         let id = answer
-            .with_context(|| format!("create container {name}"))?
+            .with_context(|| format!("create container {}", self.name))?
             .into_inner()
             .container_id;
         Ok(ContainerHandle {
             node: self.pod.node(),
-            name,
+            name: self.name,
             id,
             log,
         })
@@ -197,19 +209,11 @@ impl<'a> ContainerBuilder<'a> {
     }
 
     fn security(&mut self) -> &mut proto::LinuxContainerSecurityContext {
-        let pid = proto::NamespaceMode::Container.into();
-        let default = || proto::LinuxContainerSecurityContext {
-            namespace_options: Some(proto::NamespaceOption {
-                pid,
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
         self.config
             .linux
             .get_or_insert_default()
             .security_context
-            .get_or_insert_with(default)
+            .get_or_insert_default()
     }
 }
 

@@ -13,6 +13,7 @@ const LOGS: &str = "/var/log/pods";
 #[must_use = "nothing runs before `run`"]
 pub struct PodBuilder<'a> {
     node: &'a Node,
+    name: String,
     config: proto::PodSandboxConfig,
     handler: String,
 }
@@ -30,6 +31,15 @@ impl<'a> PodBuilder<'a> {
             namespace: "default".to_owned(),
             attempt: 0,
         };
+        // As a kubelet has it unless a pod asks otherwise: each container's first process is process 1.
+        let namespaces = proto::NamespaceOption {
+            pid: proto::NamespaceMode::Container.into(),
+            ..Default::default()
+        };
+        let security = proto::LinuxSandboxSecurityContext {
+            namespace_options: Some(namespaces),
+            ..Default::default()
+        };
         let config = proto::PodSandboxConfig {
             metadata: Some(metadata),
             hostname: name.to_owned(),
@@ -37,11 +47,15 @@ impl<'a> PodBuilder<'a> {
             labels: labels
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .into(),
-            linux: Some(proto::LinuxPodSandboxConfig::default()),
+            linux: Some(proto::LinuxPodSandboxConfig {
+                security_context: Some(security),
+                ..Default::default()
+            }),
             ..Default::default()
         };
         Self {
             node,
+            name: name.to_owned(),
             config,
             handler: String::new(),
         }
@@ -67,7 +81,7 @@ impl<'a> PodBuilder<'a> {
         self
     }
 
-    /// Chooses a runtime handler, as a RuntimeClass would.
+    /// Chooses a runtime handler, as a `RuntimeClass` would.
     pub fn runtime_handler(mut self, handler: &str) -> Self {
         handler.clone_into(&mut self.handler);
         self
@@ -124,17 +138,13 @@ impl<'a> PodBuilder<'a> {
     }
 
     /// Runs the sandbox.
-    pub async fn run(mut self) -> Result<PodHandle<'a>> {
-        if self.security().namespace_options.is_none() {
-            self.namespaces();
-        }
+    pub async fn run(self) -> Result<PodHandle<'a>> {
         let request = proto::RunPodSandboxRequest {
             config: Some(self.config.clone()),
             runtime_handler: self.handler.clone(),
         };
         let answer = self.node.cri().runtime().run_pod_sandbox(request).await;
-        let name = &self.config.metadata.as_ref().expect("set by new").name;
-        let answer = answer.with_context(|| format!("run pod {name}"))?;
+        let answer = answer.with_context(|| format!("run pod {}", self.name))?;
         Ok(PodHandle {
             node: self.node,
             config: self.config,
@@ -150,13 +160,8 @@ impl<'a> PodBuilder<'a> {
         self.linux().security_context.get_or_insert_default()
     }
 
-    /// As a kubelet sets them: a pid namespace for each container.
     fn namespaces(&mut self) -> &mut proto::NamespaceOption {
-        let default = || proto::NamespaceOption {
-            pid: proto::NamespaceMode::Container.into(),
-            ..Default::default()
-        };
-        self.security().namespace_options.get_or_insert_with(default)
+        self.security().namespace_options.get_or_insert_default()
     }
 }
 
@@ -182,6 +187,16 @@ impl<'a> PodHandle<'a> {
     /// What it was made of.
     pub fn config(&self) -> &proto::PodSandboxConfig {
         &self.config
+    }
+
+    /// Which namespaces its containers share, as it was made with.
+    pub(super) fn namespaces(&self) -> Option<proto::NamespaceOption> {
+        self.config
+            .linux
+            .as_ref()?
+            .security_context
+            .as_ref()?
+            .namespace_options
     }
 
     /// A container to be in this pod.

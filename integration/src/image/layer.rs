@@ -46,7 +46,7 @@ impl Layer {
     #[must_use]
     pub fn symlink(self, path: &str, target: &str) -> Self {
         self.with(path, EntryType::Symlink, |entry| {
-            target.clone_into(&mut entry.link)
+            target.clone_into(&mut entry.link);
         })
     }
 
@@ -54,7 +54,7 @@ impl Layer {
     #[must_use]
     pub fn hard_link(self, path: &str, target: &str) -> Self {
         self.with(path, EntryType::Link, |entry| {
-            relative(target).clone_into(&mut entry.link)
+            relative(target).clone_into(&mut entry.link);
         })
     }
 

@@ -6,18 +6,26 @@ use anyhow::{Context as _, Result, ensure};
 use http_body_util::Full;
 use hyper::{Method, Request, Uri, header};
 
-/// Pushes `content` as `name` and returns what to pull it by. Without a tag, one is made of its digest.
-pub(crate) async fn push(
-    node: &Node,
-    name: &str,
-    content: &impl Content,
-    tag: Option<&str>,
-) -> Result<String> {
+/// What an image is pulled by if its tag is made of its digest.
+pub(crate) fn reference(name: &str, content: &impl Content) -> String {
+    format!("{REGISTRY}/{name}:{}", tag(&content.stored()))
+}
+
+/// Pushes an image under such a tag, and returns what to pull it by.
+pub(crate) async fn push_by_digest(node: &Node, name: &str, content: &impl Content) -> Result<String> {
     let stored = content.stored();
-    let digest = stored.manifest.digest();
-    let tag = tag.unwrap_or(&digest["sha256:".len()..][..12]);
-    push_stored(node, name, &stored, tag).await?;
+    let tag = tag(&stored);
+    push_stored(node, name, &stored, &tag).await?;
     Ok(format!("{REGISTRY}/{name}:{tag}"))
+}
+
+/// Pushes an image under a tag of one's choice.
+pub(crate) async fn push(node: &Node, name: &str, content: &impl Content, tag: &str) -> Result<()> {
+    push_stored(node, name, &content.stored(), tag).await
+}
+
+fn tag(stored: &Stored) -> String {
+    stored.manifest.digest()["sha256:".len()..][..12].to_owned()
 }
 
 async fn push_stored(node: &Node, name: &str, stored: &Stored, reference: &str) -> Result<()> {
@@ -48,8 +56,8 @@ async fn push_blob(node: &Node, name: &str, blob: &Blob) -> Result<()> {
     if send(node, head).await?.status == 200 {
         return Ok(());
     }
-    let begin = Request::post(format!("/v2/{name}/blobs/uploads/")).body(Full::default())?;
-    let begun = send(node, begin).await?;
+    let start = Request::post(format!("/v2/{name}/blobs/uploads/")).body(Full::default())?;
+    let begun = send(node, start).await?;
     ensure!(
         begun.status == 202,
         "upload refused with {}: {}",

@@ -1,14 +1,20 @@
 //! The files that make a root folder this node: laid over it, so the root itself stays as it was.
 
-use super::{REGISTRY, Runtime};
+use super::{Flavor, REGISTRY, Runtime};
+use anyhow::{Context as _, Result, anyhow};
+use clap::ValueEnum as _;
 use std::fs;
 use std::io;
 use std::path::Path;
 
+/// The file that says what kind of node this is.
+const KIND: &str = "etc/podwasm-node";
+
 /// Makes a node's folder: `files`, which lies over its root, and `log`.
-pub(super) fn write(folder: &Path, runtime: Runtime) -> io::Result<()> {
+pub(super) fn write(folder: &Path, flavor: Flavor, runtime: Runtime) -> io::Result<()> {
     let name = folder.file_name().unwrap_or_default().display().to_string();
     let files = [
+        (KIND, format!("{flavor} {runtime}\n")),
         ("etc/hostname", format!("{name}\n")),
         ("etc/hosts", format!("127.0.0.1 localhost\n127.0.1.1 {name}\n")),
         // The node reaches nothing outside, and its pods say themselves which name server they ask.
@@ -23,6 +29,20 @@ pub(super) fn write(folder: &Path, runtime: Runtime) -> io::Result<()> {
         fs::write(path, content)?;
     }
     fs::create_dir_all(folder.join("log"))
+}
+
+/// What kind of node the folder of a running one is for.
+pub(super) fn read(folder: &Path) -> Result<(Flavor, Runtime)> {
+    let kind = fs::read_to_string(folder.join("files").join(KIND)).context("read the node's kind")?;
+    let (flavor, runtime) = kind
+        .trim()
+        .split_once(' ')
+        .context("a node's kind is two words")?;
+    let parse = |error| anyhow!("a node's kind: {error}");
+    Ok((
+        Flavor::from_str(flavor, false).map_err(parse)?,
+        Runtime::from_str(runtime, false).map_err(parse)?,
+    ))
 }
 
 /// Stock but for: NRI on (1.7 has it off), our pause image, both runtimes, Debian's folder of network plugins, and what a

@@ -22,6 +22,11 @@ impl Podwasm {
 }
 
 impl Node {
+    /// The plugin that all tests on this node share, started by the first that asks.
+    pub async fn podwasm(&self) -> Result<&Podwasm> {
+        self.podwasm.get_or_try_init(|| self.start_podwasm()).await
+    }
+
     /// Starts the plugin of this build in the node and waits until it calls itself ready: registered with NRI, containerd
     /// reachable.
     pub async fn start_podwasm(&self) -> Result<Podwasm> {
@@ -44,7 +49,7 @@ impl Node {
             .args(["--engine", "/opt/podwasm/engine"])
             .args(["--http", PLUGIN_HTTP])
             .args(args)
-            .env("RUST_LOG", "debug")
+            .env("RUST_LOG", "info,podwasm=debug,nri=debug")
             .env("RUST_BACKTRACE", "1");
         let plugin = Podwasm {
             process: self.spawn("podwasm", command)?,

@@ -1,5 +1,6 @@
-//! Removing the folders of nodes that are no more. What was in them is gone with the node; their logs stay a while.
+//! What is left below `target/nodes` of nodes that are no more: their logs, for a while.
 
+use anyhow::{Context as _, Result, ensure};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -7,25 +8,35 @@ use std::time::Duration;
 const KEPT: Duration = Duration::from_secs(60 * 60);
 
 /// Removes the folders of nodes that ended more than an hour ago.
-pub(super) fn dead_nodes(nodes: &Path) {
+pub(super) fn old_nodes(nodes: &Path) {
     for entry in fs::read_dir(nodes).into_iter().flatten().flatten() {
-        let folder = entry.path();
         let age = entry
             .metadata()
             .and_then(|metadata| metadata.modified())
             .map(|time| time.elapsed());
         let old = age.is_ok_and(|age| age.is_ok_and(|age| age > KEPT));
-        if old && !lives(&folder) {
-            let _ = fs::remove_dir_all(&folder); // another process may be doing the same
+        if old && init(&entry.path()).is_none() {
+            let _ = fs::remove_dir_all(entry.path()); // another process may be doing the same
         }
     }
 }
 
-/// Whether a node of this folder runs: its init is there, and is the init of a node of that name.
-pub(super) fn lives(folder: &Path) -> bool {
-    let Ok(pid) = fs::read_to_string(folder.join("init.pid")) else {
-        return false;
-    };
-    let hostname = fs::read_to_string(Path::new("/proc").join(pid.trim()).join("root/etc/hostname"));
-    hostname.is_ok_and(|name| folder.ends_with(name.trim()))
+/// Removes what an earlier node of the same name left.
+pub(super) fn make_room(folder: &Path) -> Result<()> {
+    ensure!(init(folder).is_none(), "a node runs in {}", folder.display());
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    Ok(())
+}
+
+/// The pid of the init of the node of a folder, if it runs: a process that sees that node's root.
+pub(super) fn init(folder: &Path) -> Option<u32> {
+    let pid = fs::read_to_string(folder.join("init.pid"))
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    let hostname = fs::read_to_string(format!("/proc/{pid}/root/etc/hostname")).ok()?;
+    folder.ends_with(hostname.trim()).then_some(pid)
 }

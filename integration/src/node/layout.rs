@@ -1,0 +1,48 @@
+//! Where things lie: on the host, below `target`, and what of it a node sees.
+
+use super::Flavor;
+use anyhow::{Context as _, Result};
+use std::path::{Path, PathBuf};
+
+/// Where everything is made: `target` at the project's top, wherever cargo puts its own.
+pub fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("target")
+}
+
+/// Where the nodes' folders are.
+pub fn nodes() -> PathBuf {
+    target().join("nodes")
+}
+
+/// The root folders of a flavor, topmost first.
+pub(super) fn roots(flavor: Flavor) -> Result<Vec<PathBuf>> {
+    let names: &[&str] = match flavor {
+        Flavor::Forky => &["forky", "trixie"],
+        Flavor::Trixie => &["trixie"],
+    };
+    names
+        .iter()
+        .map(|name| {
+            let root = target().join("roots").join(name);
+            root.canonicalize()
+                .with_context(|| format!("no {}: run integration/node/root.sh", root.display()))
+        })
+        .collect()
+}
+
+/// What of the project a node sees, under `/opt/podwasm`: the programs of this build, and the engine if it is built.
+pub(super) fn binds() -> Vec<(&'static str, PathBuf)> {
+    let program = std::env::current_exe().expect("a program has a path");
+    let folder = program.parent().expect("a program lies in a folder");
+    let programs = if folder.ends_with("deps") {
+        folder.parent().expect("deps lies in a folder")
+    } else {
+        folder
+    };
+    let mut binds = vec![("/opt/podwasm/bin", programs.to_owned())];
+    let engine = target().join("engine/bundle");
+    if engine.is_dir() {
+        binds.push(("/opt/podwasm/engine", engine));
+    }
+    binds
+}
