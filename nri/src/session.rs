@@ -289,7 +289,7 @@ impl<P: Plugin> Session<P> {
         self.client.close();
         self.link().down(&*self.plugin, error);
         drop((self.client, self.outgoing));
-        if timeout(FLUSH_PATIENCE, &mut self.writer).await.is_err() {
+        if !self.writer.is_finished() && timeout(FLUSH_PATIENCE, &mut self.writer).await.is_err() {
             self.writer.abort();
         }
     }

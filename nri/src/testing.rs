@@ -104,19 +104,11 @@ impl FakeRuntime {
             _ => {}
         }
         let listener = UnixListener::bind(&path)?;
-        let terms = ConfigureRequest {
-            runtime_name: "fake".to_owned(),
-            runtime_version: "v1.0.0".to_owned(),
-            registration_timeout: 5000,
-            request_timeout: 2000,
-            nri_version: "v0.12.0".to_owned(),
-            ..ConfigureRequest::default()
-        };
         Ok(Self {
             listener,
             path,
             manners: Manners::default(),
-            terms,
+            terms: default_terms(),
         })
     }
 
@@ -166,6 +158,17 @@ impl FakeRuntime {
     }
 }
 
+fn default_terms() -> ConfigureRequest {
+    ConfigureRequest {
+        runtime_name: "fake".to_owned(),
+        runtime_version: "v1.0.0".to_owned(),
+        registration_timeout: 5000,
+        request_timeout: 2000,
+        nri_version: "v0.12.0".to_owned(),
+        ..ConfigureRequest::default()
+    }
+}
+
 /// A plugin, seen from the runtime.
 #[derive(Debug)]
 pub struct FakeConnection {
@@ -179,6 +182,11 @@ pub struct FakeConnection {
 }
 
 impl FakeConnection {
+    /// A plugin at the other end of `socket`, as when a runtime has started it.
+    pub fn over(socket: UnixStream) -> Result<Self, FakeError> {
+        Self::new(socket, Manners::default(), default_terms())
+    }
+
     fn new(socket: UnixStream, manners: Manners, terms: ConfigureRequest) -> Result<Self, FakeError> {
         let (inner, outer) = UnixStream::pair()?;
         let (incoming, outgoing, _) = mux::open(inner);
