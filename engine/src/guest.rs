@@ -21,6 +21,8 @@ use crate::{heap, process::Process, wasi};
 
 /// What a WASI command exports to be started by.
 const ENTRY: &str = "_start";
+/// What a guest calls the memory that WASI's functions read and write.
+const MEMORY: &str = "memory";
 /// The namespace of WASI's functions, and here also of WasmEdge's sockets.
 const WASI: &str = "wasi_snapshot_preview1";
 
@@ -33,8 +35,10 @@ enum StartError {
     Link(#[source] Box<WasmEdgeError>),
     #[error("it is malformed")]
     Malformed(#[source] Box<WasmEdgeError>),
-    #[error("no {0} MiB of memory, which it has from the start, could be had")]
+    #[error("its memory cannot be mapped: {0} KiB, in 12 GiB of address space")]
     Memory(u64),
+    #[error("it needs {needed} KiB of memory from the start, and the limit is {limit} KiB")]
+    MemoryLimit { needed: u64, limit: u64 },
     #[error("it exports no function {ENTRY}, so it is a library and not a program")]
     NoEntry,
     #[error(transparent)]
@@ -59,13 +63,14 @@ fn try_run(path: &Path, process: &Process, settings: Settings) -> Result<Outcome
     let config = config(settings).map_err(StartError::Engine)?;
     let module = load(path, &config)?;
     check_entry(&module)?;
+    check_memory_limit(&module, settings)?;
     let mut wasi = wasi::module(process).map_err(StartError::Engine)?;
     let mut vm = vm(&config, &mut wasi).map_err(StartError::Engine)?;
     heap::before_guest(settings);
     // Where a module has a function to run at instantiation, the guest may end here already.
     if let Err(error) = vm.register_module(None, module.clone()) {
         mem::forget(vm);
-        return instantiation_error(error, &module, &wasi);
+        return instantiation_error(*error, &module, &wasi);
     }
     let end = if has_ended(&vm) {
         Ok(Vec::new())
@@ -113,16 +118,22 @@ fn has_ended(vm: &WasiVm<'_>) -> bool {
 }
 
 fn instantiation_error(
-    error: Box<WasmEdgeError>,
+    error: WasmEdgeError,
     module: &Module,
     wasi: &WasiModule,
 ) -> Result<Outcome, StartError> {
-    match *error {
-        WasmEdgeError::Core(CoreError::Execution(_)) => Ok(outcome::<()>(Err(error), wasi)),
+    // Without the memory it asked the kernel for, WasmEdge finds that the module's data do not fit.
+    let memory_bytes = minimum_memory_bytes(module);
+    if !heap::can_map_guest_memory(memory_bytes) {
+        return Err(StartError::Memory(memory_bytes >> 10));
+    }
+    match error {
+        WasmEdgeError::Core(CoreError::Execution(_)) => Ok(outcome::<()>(Err(error.into()), wasi)),
         WasmEdgeError::Core(CoreError::Instantiation(CoreInstantiationError::UnknownImport)) => {
-            Err(first_unknown_import(module, wasi).map_or(StartError::Link(error), StartError::UnknownImport))
+            Err(first_unknown_import(module, wasi)
+                .map_or_else(|| StartError::Link(error.into()), StartError::UnknownImport))
         }
-        _ => Err(StartError::Link(error)),
+        error => Err(StartError::Link(error.into())),
     }
 }
 
@@ -140,23 +151,37 @@ fn first_unknown_import(module: &Module, wasi: &WasiModule) -> Option<String> {
     ))
 }
 
-/// WasmEdge goes on without the memory when the kernel refuses it, and with less than the module's minimum
-/// when that is over the limit. A guest that WASI can serve exports its memory under this name.
-fn check_memory(vm: &WasiVm<'_>, module: &Module) -> Result<(), StartError> {
-    let Some(ExternalInstanceType::Memory(ty)) = module.get_export("memory") else {
+/// WasmEdge would silently give the guest less.
+fn check_memory_limit(module: &Module, settings: Settings) -> Result<(), StartError> {
+    let needed = minimum_memory_bytes(module);
+    let limit = u64::from(settings.memory_pages) * PAGE_BYTES;
+    if needed <= limit {
         return Ok(());
-    };
+    }
+    Err(StartError::MemoryLimit {
+        needed: needed >> 10,
+        limit: limit >> 10,
+    })
+}
+
+/// WasmEdge goes on with no memory at all when the kernel refuses it.
+fn check_memory(vm: &WasiVm<'_>, module: &Module) -> Result<(), StartError> {
+    let minimum_bytes = minimum_memory_bytes(module);
     let memory = vm
         .active_module()
-        .and_then(|instance| instance.get_memory_ref("memory").ok());
-    let whole = memory.is_some_and(|memory| {
-        memory.size() >= ty.minimum() && (ty.minimum() == 0 || memory.slice::<u8>(0, 1).is_some())
-    });
-    let minimum_bytes = u64::from(ty.minimum()) * PAGE_BYTES;
-    if whole {
+        .and_then(|instance| instance.get_memory_ref(MEMORY).ok());
+    let bytes = memory.map_or(0, |memory| u64::from(memory.size()) * PAGE_BYTES);
+    if bytes >= minimum_bytes {
         Ok(())
     } else {
-        Err(StartError::Memory(minimum_bytes.div_ceil(1 << 20)))
+        Err(StartError::Memory(minimum_bytes >> 10))
+    }
+}
+
+fn minimum_memory_bytes(module: &Module) -> u64 {
+    match module.get_export(MEMORY) {
+        Some(ExternalInstanceType::Memory(ty)) => u64::from(ty.minimum()) * PAGE_BYTES,
+        _ => 0,
     }
 }
 

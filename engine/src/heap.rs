@@ -4,7 +4,7 @@
 //! recursion would take all the memory there is. The vectors get their memory from `operator new`, which a
 //! program may replace, and nothing else that runs with the guest asks for nearly as much in one piece.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use podwasm_engine::line::line;
@@ -21,6 +21,22 @@ pub fn before_guest(settings: Settings) {
     // SAFETY: it has no preconditions.
     unsafe { libc::malloc_trim(0) };
     LIMIT_BYTES.store(settings.stack_bytes, Ordering::Relaxed);
+}
+
+/// Whether the kernel gives what WasmEdge asks for: 12 GiB of address space, and in it the memory itself.
+pub fn can_map_guest_memory(bytes: u64) -> bool {
+    can_map(12 << 30, libc::PROT_NONE, libc::MAP_NORESERVE)
+        && usize::try_from(bytes)
+            .is_ok_and(|bytes| bytes == 0 || can_map(bytes, libc::PROT_READ | libc::PROT_WRITE, 0))
+}
+
+fn can_map(bytes: usize, protection: c_int, flags: c_int) -> bool {
+    let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at a place that the kernel chooses, and unmapped as it was mapped.
+    unsafe {
+        let mapping = libc::mmap(std::ptr::null_mut(), bytes, protection, flags, -1, 0);
+        mapping != libc::MAP_FAILED && libc::munmap(mapping, bytes) == 0
+    }
 }
 
 /// `operator new(std::size_t)` for libwasmedge and libstdc++: the dynamic linker finds the program's first.

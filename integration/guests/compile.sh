@@ -22,7 +22,9 @@ head -c 100 "$out/guest.wasm" >"$out/truncated.wasm"
 echo 'hello, I am text' >"$out/text.wasm"
 gcc -shared -fPIC -Os -nostdlib -fno-stack-protector -s -o "$out/hijack.so" "$here/native/hijack.c"
 cp "$out/hijack.so" "$out/elf.wasm"
-gcc -static -Os -Wall -Wextra -s -o "$out/native" "$here/native/native.c"
+for program in native contain; do
+    gcc -static -Os -Wall -Wextra -s -o "$out/$program" "$here/native/$program.c"
+done
 
 # A "universal" module: WasmEdge's compiler adds native code in a custom section. Here the section is that of
 # another module, so that a runtime that uses it gives itself away.

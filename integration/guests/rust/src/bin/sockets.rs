@@ -1,17 +1,40 @@
-//! Uses WasmEdge's sockets: listens, connects to itself, and sends a line through.
+//! Uses WasmEdge's sockets.
+//!
+//! `sockets loop PORT` listens, connects to itself, and sends a line through; `sockets resolve NAME` says what
+//! address the name has.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
+use std::{env, process};
 
-use wasmedge_wasi_socket::{Shutdown, TcpListener, TcpStream};
+use wasmedge_wasi_socket::{nslookup, Shutdown, TcpListener, TcpStream};
 
-fn main() -> std::io::Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:8080", false)?;
-    let mut client = TcpStream::connect("127.0.0.1:8080")?;
-    let (server, from) = listener.accept(false)?;
+fn main() -> io::Result<()> {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["loop", port] => send_to_self(&format!("127.0.0.1:{port}")),
+        ["resolve", name] => resolve(name),
+        _ => {
+            eprintln!("usage: sockets loop PORT | sockets resolve NAME");
+            process::exit(2);
+        }
+    }
+}
+
+fn send_to_self(address: &str) -> io::Result<()> {
+    let listener = TcpListener::bind(address, false)?;
+    let mut client = TcpStream::connect(address)?;
+    let (server, _) = listener.accept(false)?;
     client.write_all(b"a line through a socket\n")?;
     client.shutdown(Shutdown::Write)?;
     let mut line = String::new();
     BufReader::new(server).read_line(&mut line)?;
-    println!("from {}: {}", from.ip(), line.trim_end());
+    print!("{line}");
+    Ok(())
+}
+
+fn resolve(name: &str) -> io::Result<()> {
+    for address in nslookup(name, "")? {
+        println!("{}", address.ip());
+    }
     Ok(())
 }

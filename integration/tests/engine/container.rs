@@ -1,0 +1,324 @@
+//! A container without a container runtime: an empty root folder, the mounts that the plugin would ask for, own mount
+//! and process namespaces, and the engine as the first process in them.
+
+use std::ffi::{OsStr, OsString};
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use tempfile::TempDir;
+
+/// The entrypoint, as `args[0]` unless a test says otherwise.
+pub const ENTRYPOINT: &str = "/app.wasm";
+
+/// Runs in new namespaces: puts the mounts in place and goes into the root folder.
+const SCRIPT: &str = r#"
+    root=$1 bundle=$2 entry=$3 module=$4 over=$5 mode=$6 limits=$7 redirect=$8
+    shift 8
+    mount --bind "$root" "$root"
+    mount --bind "$bundle" "$root/.podwasm"
+    mount -o remount,bind,ro "$root/.podwasm"
+    mount --bind "$module" "$root/.podwasm/module"
+    mount --bind "$root/.podwasm/$entry" "$over"
+    mount -o "remount,bind,$mode" "$root"
+    ulimit $limits
+    eval "exec \"\$@\" $redirect"
+"#;
+
+/// What is yet to be started.
+pub struct Container {
+    root: TempDir,
+    module: TempDir,
+    arguments: Vec<OsString>,
+    directory: String,
+    entry: &'static str,
+    executable: String,
+    limits: &'static str,
+    mode: &'static str,
+    redirect: &'static str,
+    user: u32,
+    variables: Vec<OsString>,
+}
+
+/// A container that runs.
+pub struct Running {
+    process: Child,
+    _root: TempDir,
+    _module: TempDir,
+}
+
+/// How a container ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Container {
+    /// With this guest as the module.
+    pub fn new(guest: &str) -> Self {
+        assert!(
+            geteuid().is_root(),
+            "these tests make namespaces and mounts: run them as root"
+        );
+        let container = Self {
+            root: temporary(),
+            module: temporary(),
+            arguments: vec![ENTRYPOINT.into()],
+            directory: "/".into(),
+            entry: "engine",
+            executable: ENTRYPOINT.into(),
+            limits: "-c 0",
+            mode: "rw",
+            redirect: "",
+            user: 0,
+            variables: Vec::new(),
+        };
+        fs::create_dir(container.path("/.podwasm")).expect("a folder in the root folder");
+        fs::copy(guest_file(guest), container.module.path().join("module.wasm"))
+            .expect("the guests are built by integration/guests/build.sh");
+        container.file(ENTRYPOINT, "the image's own file, under the mount")
+    }
+
+    /// What follows `args[0]`.
+    pub fn args<S: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = S>) -> Self {
+        self.arguments
+            .extend(arguments.into_iter().map(|argument| argument.as_ref().to_owned()));
+        self
+    }
+
+    /// Another `args[0]`, with the same file executed.
+    pub fn arg0(mut self, argument: impl AsRef<OsStr>) -> Self {
+        argument.as_ref().clone_into(&mut self.arguments[0]);
+        self
+    }
+
+    pub fn directory(mut self, path: &str) -> Self {
+        fs::create_dir_all(self.path(path)).expect("a folder in the root folder");
+        path.clone_into(&mut self.directory);
+        self
+    }
+
+    /// `NAME=value`, in this order.
+    pub fn env(mut self, variable: impl AsRef<OsStr>) -> Self {
+        self.variables.push(variable.as_ref().to_owned());
+        self
+    }
+
+    pub fn file(self, path: &str, text: &str) -> Self {
+        let path = self.path(path);
+        fs::create_dir_all(path.parent().expect("a path in the root folder"))
+            .expect("a folder in the root folder");
+        fs::write(&path, text).expect("a file in the root folder");
+        self
+    }
+
+    /// One of the files that the guests are built with.
+    pub fn guest_file(self, path: &str, guest: &str) -> Self {
+        let this = self.file(path, "");
+        fs::copy(guest_file(guest), this.path(path)).expect("a file in the root folder");
+        this
+    }
+
+    pub fn folder(self, path: &str, mode: u32) -> Self {
+        let path = self.path(path);
+        fs::create_dir_all(&path).expect("a folder in the root folder");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode for a folder");
+        self
+    }
+
+    pub fn symlink(self, path: &str, target: &str) -> Self {
+        symlink(target, self.path(path)).expect("a link in the root folder");
+        self
+    }
+
+    /// As the plugin does it where the container's environment holds variables for the loader.
+    pub fn through_launch(mut self) -> Self {
+        self.entry = "launch";
+        self
+    }
+
+    pub fn read_only(mut self) -> Self {
+        self.mode = "ro";
+        self
+    }
+
+    /// A redirection in the shell's words.
+    pub fn redirect(mut self, redirection: &'static str) -> Self {
+        self.redirect = redirection;
+        self
+    }
+
+    /// An option of the shell's `ulimit`.
+    pub fn limits(mut self, limits: &'static str) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    pub fn user(mut self, user: u32) -> Self {
+        self.user = user;
+        self
+    }
+
+    /// Removes the module, so that there is nothing to run.
+    pub fn without_module(self) -> Self {
+        fs::remove_file(self.module.path().join("module.wasm")).expect("the module is there");
+        self
+    }
+
+    pub fn start(self) -> Running {
+        let mut command = self.command();
+        let process = command.spawn().expect("unshare is part of util-linux");
+        Running {
+            process,
+            _root: self.root,
+            _module: self.module,
+        }
+    }
+
+    /// Runs it to its end, with nothing on stdin.
+    pub fn run(self) -> Ended {
+        self.run_with_input(b"")
+    }
+
+    pub fn run_with_input(self, input: &[u8]) -> Ended {
+        let mut running = self.start();
+        let mut stdin = running.process.stdin.take().expect("stdin is a pipe");
+        let input = input.to_vec();
+        let writer = thread::spawn(move || stdin.write_all(&input));
+        let output = running
+            .process
+            .wait_with_output()
+            .expect("the container was started");
+        // A guest that does not read its input is no error.
+        let _ = writer.join().expect("writing does not panic");
+        Ended::new(&output)
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--propagation",
+                "private",
+                "sh",
+                "-euc",
+            ])
+            .args([SCRIPT, "container"])
+            .arg(self.root.path())
+            .arg(bundle())
+            .arg(self.entry)
+            .arg(self.module.path())
+            .arg(self.path(&self.executable))
+            .args([self.mode, self.limits, self.redirect])
+            .arg(guest_file("contain"))
+            .arg(self.root.path())
+            .arg(&self.directory)
+            .args([self.user.to_string(), self.variables.len().to_string()])
+            .args(&self.variables)
+            .arg(&self.executable)
+            .args(&self.arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        self.root.path().join(path.trim_start_matches('/'))
+    }
+}
+
+impl Running {
+    /// Waits until the guest has said this on stdout.
+    pub fn says(&mut self, expected: &str) {
+        use std::io::Read as _;
+        let mut said = vec![0; expected.len()];
+        let stdout = self.process.stdout.as_mut().expect("stdout is a pipe");
+        stdout.read_exact(&mut said).expect("the guest says something");
+        assert_eq!(String::from_utf8_lossy(&said), expected);
+    }
+
+    /// Sends a signal to the first process in the container, and says how that ended and how soon.
+    pub fn signal(mut self, signal: Signal) -> (ExitStatus, Duration) {
+        let sent = Instant::now();
+        kill(self.first_process(), signal).expect("the process is there");
+        let status = self.process.wait().expect("the container was started");
+        (status, sent.elapsed())
+    }
+
+    /// `unshare` has one child.
+    fn first_process(&self) -> Pid {
+        let unshare = self.process.id();
+        let path = format!("/proc/{unshare}/task/{unshare}/children");
+        let children = fs::read_to_string(path).expect("the process is there");
+        Pid::from_raw(children.trim().parse().expect("one process"))
+    }
+}
+
+impl Ended {
+    fn new(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Asserts code, stdout and stderr.
+    #[track_caller]
+    pub fn expect(&self, code: i32, stdout: &str, stderr: &str) {
+        assert_eq!(
+            (self.code, &*self.stdout, &*self.stderr),
+            (Some(code), stdout, stderr)
+        );
+    }
+
+    /// Asserts a success that said this on stdout and nothing on stderr.
+    #[track_caller]
+    pub fn expect_stdout(&self, stdout: &str) {
+        self.expect(0, stdout, "");
+    }
+}
+
+/// What a test writes in bytes that are not UTF-8.
+pub fn bytes(bytes: &[u8]) -> &OsStr {
+    OsStr::from_bytes(bytes)
+}
+
+fn temporary() -> TempDir {
+    let temporary = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
+    fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755)).expect("a mode for a folder");
+    temporary
+}
+
+fn bundle() -> PathBuf {
+    let bundle = target().join("engine/bundle");
+    assert!(
+        bundle.join("VERSION").exists(),
+        "the engine's bundle is built by engine/bundle/build.sh"
+    );
+    bundle
+}
+
+fn guest_file(name: &str) -> PathBuf {
+    target().join("guests").join(name)
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target")
+        .canonicalize()
+        .expect("the target folder")
+}

@@ -1,0 +1,13 @@
+//! The engine's bundle in empty root folders. Needs root, the bundle (`engine/bundle/build.sh`) and the guests
+//! (`integration/guests/build.sh`), but no container runtime:
+//!
+//! ```text
+//! cargo test -p podwasm-integration --test engine -- --ignored
+//! ```
+
+mod container;
+mod ends;
+mod files;
+mod hostile;
+mod process;
+mod signals;
