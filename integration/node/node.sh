@@ -39,9 +39,18 @@ mount_left_over_controllers() {
     done < <(awk '!/^#/ && $4 == 1 { print $1 }' /proc/cgroups)
 }
 
+# hand_down CGROUP: gives the cgroup's children (v2) every controller that it has.
+hand_down() {
+    local controller
+    while read -r controller; do
+        echo "+$controller" >"$1/cgroup.subtree_control" || echo "$1 keeps its $controller controller to itself" >&2
+    done < <(tr ' ' '\n' <"$1/cgroup.controllers")
+}
+
 # One cgroup for the node in each hierarchy; this process enters them.
 enter_cgroups() {
     local cgroup file
+    [[ ! -e /sys/fs/cgroup/cgroup.controllers ]] || hand_down /sys/fs/cgroup
     for cgroup in "${cgroups[@]}"; do
         mkdir -p "$cgroup"
         for file in cpuset.cpus cpuset.mems; do # an empty cpuset takes no process
@@ -94,8 +103,19 @@ run() {
     trap cleanup EXIT
     (
         enter_cgroups
-        exec unshare --mount --pid --fork --net --uts --ipc --cgroup bash "$0" init "$dir" "$@"
+        exec unshare --cgroup bash "$0" leave_top "$dir" "$@"
     ) || true
+}
+
+# The node's cgroup is the top one that it sees. With v2 a cgroup that has children holds no processes.
+leave_top() {
+    local top
+    top=/sys/fs/cgroup/podwasm-$(basename "$1")
+    if [[ -e $top/cgroup.controllers ]]; then
+        mkdir "$top/init"
+        echo $$ >"$top/init/cgroup.procs"
+    fi
+    exec unshare --mount --pid --fork --net --uts --ipc bash "$0" init "$@"
 }
 
 # --- from here on as process 1 of the node ---
@@ -105,9 +125,7 @@ mount_cgroups() {
     if [[ $(stat -fc %T /sys/fs/cgroup) == cgroup2fs ]]; then
         at=$root/sys/fs/cgroup
         mount -t cgroup2 cgroup2 "$at"
-        mkdir "$at/init"
-        echo 1 >"$at/init/cgroup.procs"
-        sed 's/[^ ]*/+&/g' "$at/cgroup.controllers" >"$at/cgroup.subtree_control"
+        hand_down "$at"
         return
     fi
     mount -t tmpfs -o mode=755 cgroup "$root/sys/fs/cgroup"
