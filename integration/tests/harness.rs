@@ -83,8 +83,7 @@ on_nodes! {
     }
 
     async fn pods_reach_each_other_and_are_reached(node: &Node) {
-        let server = node.pod("server").port(8080, 0).dns(&["10.88.0.1"], &["default.svc.cluster.local"], &["ndots:5"]);
-        let server = server.run().await?;
+        let server = node.pod("server").port(8080, 18080).run().await?;
         let serve = "mkdir /tmp/www; echo hello > /tmp/www/index.html; exec httpd -f -p 8080 -h /tmp/www";
         server.container("c").image(node.busybox()).shell(serve).start().await?;
         let ip = server.ip().await?;
@@ -97,6 +96,8 @@ on_nodes! {
 
         let answer = node.http((ip, 8080).into(), "/index.html").await?;
         assert_eq!((answer.status, answer.text().as_str()), (200, "hello\n"));
+        let mapped = node.http("10.88.0.1:18080".parse()?, "/index.html").await?;
+        assert_eq!(mapped.status, 200, "by the port of the node");
         client.remove().await?;
         server.remove().await?;
     }
