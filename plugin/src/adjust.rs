@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nri::api::{Adjustment, Mount};
+use nri::api::{Adjustment, Container, Mount};
 
 use crate::annotation::DOMAIN;
 use crate::store::Module;
@@ -18,6 +18,26 @@ const LOADER_VARIABLES: [&str; 3] = ["GLIBC_TUNABLES=", "LD_", "MALLOC_"];
 /// The annotation that marks a routed container; its value is the handler.
 pub fn marker() -> String {
     format!("{DOMAIN}/routed")
+}
+
+/// The annotation that says which path the engine covers.
+fn covered() -> String {
+    format!("{DOMAIN}/entrypoint")
+}
+
+/// Where a container's mounts are, but for those that another instance of this plugin has just added.
+pub fn destinations(container: &Container) -> Vec<PathBuf> {
+    let mut destinations: Vec<PathBuf> = container.mounts.iter().map(destination).collect();
+    if let Some(cover) = container.annotation(&covered()) {
+        let added = [ENGINE_FOLDER, MODULE_FOLDER, cover].map(Path::new);
+        destinations.retain(|destination| !added.contains(&destination.as_path()));
+    }
+    destinations
+}
+
+/// Without slashes at the end and in a row.
+fn destination(mount: &Mount) -> PathBuf {
+    Path::new(&mount.destination).components().collect()
 }
 
 /// The engine's bundle, by its paths on the host.
@@ -53,6 +73,7 @@ pub fn adjust(bundle: &Bundle, module: &Module, cover: &Path, env: &[String]) ->
         .replace_mount(read_only(&module.folder, MODULE_FOLDER))
         .replace_mount(read_only(&bundle.program(env), &cover.to_string_lossy()))
         .replace_annotation(marker(), "engine")
+        .replace_annotation(covered(), cover.to_string_lossy())
         .replace_annotation(format!("{DOMAIN}/module"), format!("sha256:{}", module.digest))
 }
 
@@ -123,6 +144,30 @@ mod tests {
                 "{removal}"
             );
         }
+    }
+
+    #[test]
+    fn what_another_instance_has_added_is_not_the_pods() {
+        let volume = Mount::bind("/host", "/data//volume/");
+        let first = adjusted(&[]);
+        let mounts = first
+            .mounts
+            .into_iter()
+            .filter(|mount| !mount.destination.starts_with('-'));
+        let seen = Container {
+            annotations: first.annotations,
+            mounts: std::iter::once(volume.clone()).chain(mounts).collect(),
+            ..Container::default()
+        };
+        assert_eq!(destinations(&seen), [PathBuf::from("/data/volume")]);
+        let own = Container {
+            mounts: vec![volume, Mount::tmpfs("/bin/app")],
+            ..Container::default()
+        };
+        assert_eq!(
+            destinations(&own),
+            [PathBuf::from("/data/volume"), PathBuf::from("/bin/app")]
+        );
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub fn expectation(
         return Some("an annotation says handler: engine".to_owned());
     }
     if is_named_as_wasm(program) {
-        return Some(format!("its entrypoint is named {program:?}"));
+        return Some(format!("its entrypoint is named '{program}'"));
     }
     image.and_then(crate::image::ImageFacts::says_wasm)
 }
@@ -159,11 +159,11 @@ fn by_what_is_said(facts: &Facts, settings: &Settings) -> Decision {
 
 fn found_instead(entrypoint: &Entrypoint, program: &str) -> String {
     let (path, defect) = match entrypoint {
-        Entrypoint::Missing => return format!("there is no {program:?} in the image"),
+        Entrypoint::Missing => return format!("there is no '{program}' in the image"),
         Entrypoint::Module { cover, .. } => return format!("{} is a module", cover.display()),
         Entrypoint::Mounted { destination } => {
             return format!(
-                "{program:?} lies in the volume at {}, not in the image",
+                "'{program}' lies in the volume at {}, not in the image",
                 destination.display()
             );
         }
@@ -173,7 +173,7 @@ fn found_instead(entrypoint: &Entrypoint, program: &str) -> String {
     match defect {
         Defect::Ambiguous { titles } => {
             format!(
-                "{path} holds several modules ({}), none named {program:?}",
+                "{path} holds several modules ({}), none named '{program}'",
                 titles.join(", ")
             )
         }
@@ -281,7 +281,7 @@ mod tests {
         check(&asking(Handler::Engine, elf()), "but /app is a native program");
         check(
             &asking(Handler::Engine, Entrypoint::Missing),
-            "there is no \"/app\" in the image, though an annotation",
+            "there is no '/app' in the image, though an annotation",
         );
         let bad = Facts {
             settings: Err("annotation x: bad".into()),

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Runs Wasm containers on an untouched Kubernetes node.
 #[derive(Debug, Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(version, arg_required_else_help = true, args_override_self = true)]
 pub struct Flags {
     /// What to do.
     #[command(subcommand)]
@@ -21,6 +21,7 @@ pub enum Command {
     ///
     /// It needs containerd with NRI switched on (the default since 2.0), root, and the engine's bundle.
     /// Containers that hold no Wasm are never changed. It runs until SIGTERM or SIGINT.
+    #[command(args_override_self = true)]
     Run(Run),
 }
 

@@ -1,6 +1,7 @@
 //! What the daemon counts about itself.
 
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use prometheus_client::metrics::counter::Counter;
@@ -46,6 +47,7 @@ struct Refused {
 #[derive(Debug)]
 pub struct Metrics {
     connected: Gauge,
+    connections: Counter,
     decisions: Family<Decided, Counter>,
     latency: Family<Decided, Histogram, fn() -> Histogram>,
     refusals: Family<Refused, Counter>,
@@ -55,9 +57,15 @@ pub struct Metrics {
 impl Metrics {
     /// Metrics of a daemon that uses this engine build.
     pub fn new(engine: &str) -> Self {
-        let mut registry = Registry::with_prefix("podwasm");
+        let mut root = Registry::default();
+        let start = Gauge::<f64, AtomicU64>::default();
+        start.set(seconds_since_epoch());
+        let help = "When this process started, since the epoch";
+        root.register_with_unit("process_start_time", help, Unit::Seconds, start);
+        let registry = root.sub_registry_with_prefix("podwasm");
         let metrics = Self {
             connected: Gauge::default(),
+            connections: Counter::default(),
             decisions: Family::default(),
             latency: Family::new_with_constructor(|| Histogram::new(LATENCY_BUCKETS_SECONDS)),
             refusals: Family::default(),
@@ -70,6 +78,11 @@ impl Metrics {
             "nri_connected",
             "1 while registered with NRI",
             metrics.connected.clone(),
+        );
+        registry.register(
+            "nri_connections",
+            "Times this process has registered with NRI",
+            metrics.connections.clone(),
         );
         registry.register("decisions", "Containers decided upon", metrics.decisions.clone());
         let help = "Time from a CreateContainer request to its answer";
@@ -87,7 +100,10 @@ impl Metrics {
         ] {
             drop(metrics.decisions.get_or_create(&Decided { outcome })); // shown as 0 until it happens
         }
-        Self { registry, ..metrics }
+        Self {
+            registry: root,
+            ..metrics
+        }
     }
 
     /// Counts a container and how long it took to decide.
@@ -106,6 +122,9 @@ impl Metrics {
     /// Notes whether the plugin is registered.
     pub fn connected(&self, connected: bool) {
         self.connected.set(connected.into());
+        if connected {
+            self.connections.inc();
+        }
     }
 
     /// All metrics as OpenMetrics text.
@@ -115,6 +134,11 @@ impl Metrics {
             .expect("writing into a string cannot fail");
         text
     }
+}
+
+fn seconds_since_epoch() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -134,6 +158,8 @@ mod tests {
             "podwasm_create_seconds_count{outcome=\"routed\"} 1",
             "podwasm_refusals_total{reason=\"component\"} 1",
             "podwasm_nri_connected 1",
+            "podwasm_nri_connections_total 1",
+            "process_start_time_seconds 1",
             "engine=\"e1\"",
             "# EOF",
         ] {

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -213,7 +212,7 @@ impl Podwasm {
             reason,
             "refused"
         );
-        PluginError::new(format!("podwasm: container {:?}: {reason}", container.name))
+        PluginError::new(format!("podwasm: container '{}': {reason}", container.name))
     }
 
     fn remember(&self, case: &Case<'_>) {
@@ -249,13 +248,11 @@ impl<'a> Case<'a> {
 }
 
 fn subject(pod: &PodSandbox, container: &Container) -> Subject {
-    let destination =
-        |mount: &nri::api::Mount| Path::new(&mount.destination).components().collect::<PathBuf>();
     Subject {
         container_id: container.id.clone(),
         env: container.env.clone(),
         image: container.annotation(IMAGE_NAME).unwrap_or_default().to_owned(),
-        mounts: container.mounts.iter().map(destination).collect(),
+        mounts: adjust::destinations(container),
         program: container.args.first().cloned().unwrap_or_default(),
         sandbox_id: pod.id.clone(),
     }

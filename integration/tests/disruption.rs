@@ -1,0 +1,195 @@
+//! containerd and the plugin come and go while containers are created.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use podwasm_integration::node::{PLUGIN_HTTP, Podwasm, Signal};
+use podwasm_integration::prelude::*;
+use podwasm_integration::wait::until;
+
+/// How often a node is disrupted, and how many containers are created before each time and after the last.
+const DISRUPTIONS: usize = 3;
+const CREATIONS_BETWEEN: usize = 8;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A Wasm container that exits with 42, so that one that was not routed is told by its exit code.
+async fn push_exit_42(node: &Node) -> Result<String> {
+    let module = std::fs::read(podwasm_integration::node::target().join("guests/guest.wasm"))
+        .context("run `make guests`")?;
+    let image = Image::linux().program("/app.wasm", module).entrypoint(["/app.wasm", "exit", "42"]);
+    node.push("exit-42", &image).await
+}
+
+/// Which of its connections with NRI the plugin has at this moment; none while it has none.
+async fn connection(node: &Node) -> Option<String> {
+    let text = node.http(PLUGIN_HTTP.parse().ok()?, "/metrics").await.ok()?.text();
+    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    let connected = value("podwasm_nri_connected")? > 0.5;
+    let (process, number) = (value("process_start_time_seconds")?, value("podwasm_nri_connections_total")?);
+    connected.then(|| format!("connection {number} of process {process}"))
+}
+
+/// Counts creations, so that disruptions come in their midst whatever the machine's pace.
+#[derive(Default)]
+struct Progress {
+    created: AtomicUsize,
+    disrupted: AtomicUsize,
+}
+
+impl Progress {
+    async fn wait_for_creations(&self) -> Result<()> {
+        let wanted = self.created.load(Ordering::SeqCst) + CREATIONS_BETWEEN;
+        until("containers are created", PATIENCE, async || {
+            Ok((self.created.load(Ordering::SeqCst) >= wanted).then_some(()))
+        })
+        .await
+    }
+
+    fn is_over(&self) -> bool {
+        self.disrupted.load(Ordering::SeqCst) > DISRUPTIONS
+    }
+}
+
+/// What became of the containers of a round.
+#[derive(Debug, Default)]
+struct Tally {
+    connected: usize,
+    meanwhile: usize,
+    unrouted_meanwhile: usize,
+}
+
+/// Creates and runs containers one after the other, as a kubelet does, which tries again when containerd was away. Every one
+/// has to be created, and those during which the plugin was connected have to be routed.
+async fn create_containers(node: &Node, image: &str, progress: &Progress) -> Result<Tally> {
+    let mut tally = Tally::default();
+    while !progress.is_over() {
+        let (before, code, after) = create_one(node, image).await?;
+        progress.created.fetch_add(1, Ordering::SeqCst);
+        if before.is_some() && before == after {
+            ensure!(code == 42, "a container came out with {code} while the plugin was connected: {tally:?}");
+            tally.connected += 1;
+        } else {
+            tally.meanwhile += 1;
+            tally.unrouted_meanwhile += usize::from(code != 42);
+        }
+    }
+    Ok(tally)
+}
+
+/// The connection before the creation that succeeded, the exit code, the connection after that creation.
+async fn create_one(node: &Node, image: &str) -> Result<(Option<String>, i32, Option<String>)> {
+    until("a container is created", PATIENCE, async || {
+        let attempt = async {
+            let pod = node.pod("busy").run().await?;
+            let before = connection(node).await;
+            let container = pod.container("c").image(image).create().await?;
+            let after = connection(node).await;
+            container.start().await?;
+            let code = container.wait_exit().await?;
+            pod.remove().await?;
+            anyhow::Ok((before, code, after))
+        };
+        match attempt.await {
+            Ok(done) => Ok(Some(done)),
+            Err(error) if format!("{error:#}").contains("podwasm:") => Err(error.context("a failure of the plugin's own")),
+            Err(_) => Ok(None), // containerd was away
+        }
+    })
+    .await
+}
+
+async fn restarting_containerd_loses_nothing(flavor: Flavor) -> Result<()> {
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let plugin = node.start_podwasm().await?;
+    let image = push_exit_42(&node).await?;
+    let progress = Progress::default();
+    let disrupt = async {
+        for _ in 0..=DISRUPTIONS {
+            progress.wait_for_creations().await?;
+            if progress.disrupted.fetch_add(1, Ordering::SeqCst) < DISRUPTIONS {
+                node.restart_containerd().await?;
+            }
+        }
+        anyhow::Ok(())
+    };
+    let (tally, disrupted) = tokio::join!(create_containers(&node, &image, &progress), disrupt);
+    disrupted?;
+    let tally = tally.with_context(|| plugin.process().log_tail())?;
+    println!("{flavor:?}: {tally:?}");
+    ensure!(tally.connected >= CREATIONS_BETWEEN, "hardly any container was created while connected: {tally:?}");
+    node.wait_podwasm_ready(&plugin).await?;
+    node.stop().await
+}
+
+async fn killing_the_plugin_loses_nothing(flavor: Flavor) -> Result<()> {
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let image = push_exit_42(&node).await?;
+    let mut plugin = node.start_podwasm().await?;
+    let progress = Progress::default();
+    let disrupt = async {
+        for _ in 0..=DISRUPTIONS {
+            progress.wait_for_creations().await?;
+            if progress.disrupted.fetch_add(1, Ordering::SeqCst) < DISRUPTIONS {
+                plugin.process().signal(Signal::SIGKILL)?;
+                plugin.process().wait(PATIENCE).await?;
+                plugin = node.start_podwasm().await?;
+            }
+        }
+        anyhow::Ok(plugin)
+    };
+    let (tally, plugin) = tokio::join!(create_containers(&node, &image, &progress), disrupt);
+    let plugin: Podwasm = plugin?;
+    let tally = tally.with_context(|| plugin.process().log_tail())?;
+    println!("{flavor:?}: {tally:?}");
+    ensure!(tally.connected >= CREATIONS_BETWEEN, "hardly any container was created while connected: {tally:?}");
+    node.stop().await
+}
+
+async fn two_instances_agree(flavor: Flavor) -> Result<()> {
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let image = push_exit_42(&node).await?;
+    let first = node.start_podwasm_with(["--log-format", "json"]).await?;
+    let _second = node.start_podwasm_with(["--log-format", "json", "--http", "127.0.0.1:9481", "--state", "/var/lib/podwasm-second"]).await?;
+    until("the second instance is ready", PATIENCE, async || {
+        let answer = node.http("127.0.0.1:9481".parse()?, "/readyz").await;
+        Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+    })
+    .await?;
+    let pod = node.pod("both").run().await?;
+    for name in ["a", "b", "c"] {
+        let container = pod.container(name).image(&image).start().await?;
+        assert_eq!(container.wait_exit().await?, 42);
+    }
+    let native = pod.container("native").image(node.busybox()).shell("exit 3").start().await?;
+    assert_eq!(native.wait_exit().await?, 3);
+    let routed = std::fs::read_to_string(first.process().log())?.matches("\"message\":\"routed\"").count();
+    ensure!(routed == 6, "each of two instances should have routed three containers, but it was {routed} in all");
+    node.stop().await
+}
+
+macro_rules! on_both {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[tokio::test]
+            #[ignore = "needs root and a node"]
+            async fn forky() -> Result<()> {
+                super::$name(Flavor::Forky).await
+            }
+
+            #[tokio::test]
+            #[ignore = "needs root and a node"]
+            async fn trixie() -> Result<()> {
+                super::$name(Flavor::Trixie).await
+            }
+        }
+    )*};
+}
+
+on_both! {
+    killing_the_plugin_loses_nothing
+    restarting_containerd_loses_nothing
+    two_instances_agree
+}
