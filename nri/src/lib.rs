@@ -29,11 +29,35 @@
 //! # }
 //! ```
 //!
-//! - [`Plugin`] is the trait to implement, [`plugin`] the attribute that works out the subscription.
+//! - [`Plugin`] is the trait to implement, [`macro@plugin`] the attribute that works out the subscription.
 //! - [`api`] has the messages and their builders; [`api::Adjustment`] is the one to start with.
 //! - [`Runner`] registers, answers, and comes back after the runtime was restarted.
 //! - [`Runtime`] asks for changes to containers outside any event.
 //! - With the feature `testing`, `testing::FakeRuntime` drives a plugin without a node.
+
+#[doc = include_str!("../README.md")]
+#[cfg(doctest)]
+struct Readme;
+
+/// ```compile_fail
+/// struct Logger;
+///
+/// #[nri::plugin]
+/// impl nri::Plugin for Logger {
+///     fn events(&self) -> nri::Events {
+///         nri::Events::ALL
+///     }
+/// }
+/// ```
+///
+/// ```compile_fail
+/// struct Logger;
+///
+/// // Without the attribute, and without `events`.
+/// impl nri::Plugin for Logger {}
+/// ```
+#[cfg(doctest)]
+struct Mistakes;
 
 // So that `#[nri::plugin]` works inside this crate's own tests and fakes.
 extern crate self as nri;

@@ -38,7 +38,7 @@ const COMPLAINT_INTERVAL: Duration = Duration::from_secs(60);
 /// # struct Logger;
 /// # #[nri::plugin]
 /// # impl nri::Plugin for Logger {}
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// use nri::{Identity, Preinstalled, Runner};
 ///
 /// // Started by the runtime, or by somebody else: serve either way.
@@ -198,17 +198,19 @@ impl Complaints {
         let text = error.to_string();
         let is_old =
             |(last, since): &(String, Instant)| *last == text && since.elapsed() < COMPLAINT_INTERVAL;
-        let error = error as &dyn Error;
-        if self.last.as_ref().is_some_and(is_old) {
-            debug!(plugin = %identity, error, ?wait, "no NRI connection, trying again");
-            return;
-        }
-        match error.downcast_ref() {
-            Some(SessionError::Closed(Phase::Running)) => {
-                info!(plugin = %identity, error, ?wait, "NRI connection lost, connecting again");
+        let is_old = self.last.as_ref().is_some_and(is_old);
+        let cause = error as &dyn Error;
+        match error {
+            _ if is_old => {
+                debug!(plugin = %identity, error = cause, ?wait, "no NRI connection, trying again");
             }
-            _ => warn!(plugin = %identity, error, ?wait, "no NRI connection, trying again"),
+            SessionError::Closed(Phase::Running) => {
+                info!(plugin = %identity, error = cause, ?wait, "NRI connection lost, connecting again");
+            }
+            _ => warn!(plugin = %identity, error = cause, ?wait, "no NRI connection, trying again"),
         }
-        self.last = Some((text, Instant::now()));
+        if !is_old {
+            self.last = Some((text, Instant::now()));
+        }
     }
 }

@@ -11,12 +11,12 @@ use crate::call::Call;
 use crate::ttrpc::{Code, Status};
 
 /// At most this much of a call's time is kept for bringing the answer across.
-const LONGEST_MARGIN: Duration = Duration::from_millis(100);
+const LONGEST_MARGIN: Duration = Duration::from_millis(200);
 
 /// When the answer to a call has to be ready whose caller waits for `timeout` from `arrival` on: a
-/// twentieth earlier, 100 ms at most.
+/// tenth earlier, 200 ms at most.
 pub(crate) fn deadline(arrival: Instant, timeout: Duration) -> Instant {
-    arrival + timeout - (timeout / 20).min(LONGEST_MARGIN)
+    arrival + timeout - (timeout / 10).min(LONGEST_MARGIN)
 }
 
 /// Runs a handler. One that panics, or is not done by its deadline, becomes an error.
@@ -84,11 +84,11 @@ mod tests {
         let now = Instant::now();
         assert_eq!(
             deadline(now, Duration::from_secs(2)) - now,
-            Duration::from_millis(1900)
+            Duration::from_millis(1800)
         );
         assert_eq!(
             deadline(now, Duration::from_millis(100)) - now,
-            Duration::from_millis(95)
+            Duration::from_millis(90)
         );
         assert_eq!(deadline(now, Duration::ZERO), now);
     }

@@ -28,7 +28,7 @@ use crate::plugin::{Configuration, Plugin};
 use crate::runtime::Runtime;
 use crate::serve;
 use crate::synchronize::{self, Parts};
-use crate::ttrpc::message::Kind;
+use crate::ttrpc::message::{self, Kind};
 use crate::ttrpc::{CallError, Client, Code, Message, Request, Status};
 
 /// The protocol version this crate was written for.
@@ -131,7 +131,7 @@ impl<P: Plugin> Session<P> {
                     self.registered = true;
                 }
                 message = self.incoming.next() => match message? {
-                    Some((connection, message)) => self.take(connection, message),
+                    Some((connection, message)) => self.take(connection, &message),
                     None => return Err(SessionError::Closed(self.phase())),
                 },
                 written = &mut self.writer => return Err(self.write_failed(written)),
@@ -152,16 +152,16 @@ impl<P: Plugin> Session<P> {
         }
     }
 
-    fn take(&mut self, connection: u32, message: Message) {
+    fn take(&mut self, connection: u32, message: &Message) {
         if connection == RUNTIME_SERVICE {
-            return self.client.answered(&message);
+            return self.client.answered(message);
         }
         if message.kind != Kind::Request {
             debug!(kind = ?message.kind, "not a call, ignored");
             return;
         }
         let stream = message.stream;
-        if let Err(status) = self.call(&message) {
+        if let Err(status) = self.call(message) {
             debug!(stream, message = status.message, "call refused");
             self.reply(stream, Err(status));
         }
@@ -181,24 +181,29 @@ impl<P: Plugin> Session<P> {
             return Err(Status::new(Code::ResourceExhausted, text));
         }
         let method = dispatch::method(&service, &method)?;
-        let argument = match method {
-            "Configure" => Argument::Configure(self.configured(dispatch::decode(method, &payload)?)),
-            "Synchronize" => match self
-                .parts
-                .add(dispatch::decode(method, &payload)?, payload.len())?
-            {
-                Some(whole) => Argument::Synchronize(whole),
-                None => {
-                    self.reply(message.stream, Ok(synchronize::more()));
-                    return Ok(());
-                }
-            },
-            _ => Argument::Encoded(payload),
+        let Some(argument) = self.argument(method, payload)? else {
+            self.reply(message.stream, Ok(synchronize::more()));
+            return Ok(());
         };
         let deadline = serve::deadline(arrival, self.timeout(timeout_nano));
         let call = Call::new(method, deadline, self.info.clone().unwrap_or_default());
         self.work(message.stream, call, argument);
         Ok(())
+    }
+
+    /// Looks into what is not for the plugin alone. `None` if there is more to come.
+    fn argument(&mut self, method: &str, payload: Vec<u8>) -> Result<Option<Argument>, Status> {
+        match method {
+            "Configure" => {
+                let configuration = self.configured(dispatch::decode(method, &payload)?);
+                Ok(Some(Argument::Configure(configuration)))
+            }
+            "Synchronize" => {
+                let part = dispatch::decode(method, &payload)?;
+                Ok(self.parts.add(part, payload.len())?.map(Argument::Synchronize))
+            }
+            _ => Ok(Some(Argument::Encoded(payload))),
+        }
     }
 
     fn work(&mut self, stream: u32, call: Call, argument: Argument) {
@@ -207,7 +212,7 @@ impl<P: Plugin> Session<P> {
         self.calls.spawn(async move {
             let info = call.runtime().clone();
             let handler = dispatch::call(plugin.clone(), call.clone(), argument);
-            let outcome = serve::answer(&call, handler).await;
+            let outcome = serve::answer(&call, handler).await.and_then(message::fitting);
             if puts_in_service && outcome.is_ok() {
                 link.up(&*plugin, &info);
             }

@@ -11,6 +11,9 @@ pub const MESSAGE_HEADER_BYTES: usize = 10;
 /// The longest payload of a message. Both ends refuse more.
 pub const MAX_PAYLOAD_BYTES: usize = 4 << 20;
 
+/// What a [`Response`] adds to its payload: a tag and a length of at most four bytes.
+const RESPONSE_OVERHEAD_BYTES: usize = 5;
+
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
 
@@ -60,22 +63,14 @@ impl Message {
         }
     }
 
-    /// The answer to call `stream`: a payload, or what went wrong. An answer that does not fit a
-    /// message becomes an error that says so.
+    /// The answer to call `stream`: a payload, or what went wrong.
     pub fn response(stream: u32, outcome: Result<Vec<u8>, Status>) -> Self {
-        let payload = Response::new(outcome).encode_to_vec();
-        if payload.len() <= MAX_PAYLOAD_BYTES {
-            return Self {
-                stream,
-                kind: Kind::Response,
-                payload,
-            };
+        let payload = Response::new(outcome.and_then(fitting)).encode_to_vec();
+        Self {
+            stream,
+            kind: Kind::Response,
+            payload,
         }
-        let text = format!(
-            "the answer of {} bytes exceeds the limit of {MAX_PAYLOAD_BYTES}",
-            payload.len()
-        );
-        Self::response(stream, Err(Status::new(Code::ResourceExhausted, text)))
     }
 
     /// The header.
@@ -103,6 +98,18 @@ impl Message {
         }
         out
     }
+}
+
+/// An answer that does not fit a message becomes an error that says so.
+pub fn fitting(answer: Vec<u8>) -> Result<Vec<u8>, Status> {
+    if answer.len() + RESPONSE_OVERHEAD_BYTES <= MAX_PAYLOAD_BYTES {
+        return Ok(answer);
+    }
+    let text = format!(
+        "the answer of {} bytes exceeds the limit of {MAX_PAYLOAD_BYTES}",
+        answer.len()
+    );
+    Err(Status::new(Code::ResourceExhausted, text))
 }
 
 /// Puts messages together from the bytes of one connection, however they are cut.
@@ -333,7 +340,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_does_not_fit_becomes_an_error() {
-        let answer = Message::response(7, Ok(vec![0; MAX_PAYLOAD_BYTES]));
+        let most = MAX_PAYLOAD_BYTES - RESPONSE_OVERHEAD_BYTES;
+        assert_eq!(
+            Message::response(7, Ok(vec![0; most])).payload.len(),
+            MAX_PAYLOAD_BYTES
+        );
+        let answer = Message::response(7, Ok(vec![0; most + 1]));
         let status = Response::decode(answer.payload.as_slice())
             .unwrap()
             .outcome()
