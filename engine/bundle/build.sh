@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
-# Builds the engine and the bundle it ships in: target/engine/bundle. See engine/bundle/README.md.
+# Builds the engine and the bundle it ships in: build.sh [OUTPUT]   (default: target/engine/bundle)
+# See README.md beside this script.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 repo=$(cd "$here/../.." && pwd)
-out=$repo/target/engine
+out=${1:-$repo/target/engine/bundle}
+case $out in
+"$repo"/target/*) ;;
+*) echo "build.sh: $out is not in $repo/target" >&2 && exit 1 ;;
+esac
 
 "$here/root.sh"
 echo "engine: fetching crates"
 (cd "$repo" && cargo fetch --locked --quiet)
 echo "engine: compiling (a minute from scratch)"
-mkdir -p "$out"
-"$here/enter.sh" env CARGO_TARGET_DIR="/src/target/engine/build" \
-    cargo build --quiet --locked --manifest-path /src/Cargo.toml -p podwasm-engine --features wasmedge --profile engine
-rm -rf "$out/bundle.making"
-"$here/enter.sh" /src/engine/bundle/assemble.sh /src/target/engine/build/engine/podwasm-engine /src/target/engine/bundle.making
-rm -rf "$out/bundle"
-mv "$out/bundle.making" "$out/bundle"
-echo "bundle: $out/bundle is ready, version $(cat "$out/bundle/VERSION")"
+"$here/enter.sh" cargo build --quiet --locked --manifest-path /src/Cargo.toml \
+    --package podwasm-engine --features wasmedge --profile engine
+rm -rf "$out.making"
+mkdir -p "$out.making"
+"$here/enter.sh" /src/engine/bundle/assemble.sh /build/engine/podwasm-engine "/src${out#"$repo"}.making"
+rm -rf "$out"
+mv "$out.making" "$out"
+echo "bundle: $out is ready, version $(cat "$out/VERSION")"

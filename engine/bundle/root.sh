@@ -51,7 +51,7 @@ make_root() {
         trixie "$temp" ${PODWASM_DEBIAN_MIRROR:+"$PODWASM_DEBIAN_MIRROR"}
     list_packages "$temp" >"$temp/podwasm-packages"
     rm "$temp/podwasm-available"
-    mkdir "$temp"/{src,toolchain,cargo}
+    mkdir "$temp"/{build,cargo,src,toolchain}
     echo "$1" >"$temp/podwasm-stamp"
     rm -rf --one-file-system "$root"
     mv "$temp" "$root"
