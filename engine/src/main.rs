@@ -28,13 +28,13 @@ const MODULE: &str = "/.podwasm/module/module.wasm";
 
 // SAFETY: the C library calls the one `main` of the program, and no library here defines another.
 #[unsafe(no_mangle)]
-extern "C" fn main(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) -> c_int {
+extern "C" fn main(_: c_int, arguments: *const *const c_char, variables: *const *const c_char) -> c_int {
     streams::occupy_closed();
     signals::end_on_request();
     names::use_files_and_dns();
     // SAFETY: these are the pointers that the C library was given by the kernel; nothing here changes
     // the arguments or the environment.
-    let process = unsafe { Process::new(argc, argv, envp) };
+    let process = unsafe { Process::new(arguments, variables) };
     let outcome = guest::run(MODULE.as_ref(), &process);
     if let Some(message) = outcome.message(process.program()) {
         streams::write_stderr(line(&message).as_bytes());

@@ -13,19 +13,13 @@ pub struct Process {
 impl Process {
     /// # Safety
     /// The arguments are those of a program's `main`, and nothing writes to what they point to.
-    pub unsafe fn new(argc: c_int, argv: *const *const c_char, envp: *const *const c_char) -> Self {
-        // SAFETY: `main` gets `argc` strings in `argv`, and in `envp` strings up to a null pointer. Both live
-        // as long as the process.
+    pub unsafe fn new(arguments: *const *const c_char, variables: *const *const c_char) -> Self {
+        // SAFETY: `main` gets two arrays of strings, each with a null pointer at its end, that live as
+        // long as the process.
         unsafe {
             Self {
-                arguments: (0..usize::try_from(argc).unwrap_or(0))
-                    .map(|at| CStr::from_ptr(*argv.add(at)))
-                    .collect(),
-                variables: (0..)
-                    .map(|at| *envp.add(at))
-                    .take_while(|variable| !variable.is_null())
-                    .map(|variable| CStr::from_ptr(variable))
-                    .collect(),
+                arguments: strings(arguments),
+                variables: strings(variables),
             }
         }
     }
@@ -34,6 +28,20 @@ impl Process {
     pub fn program(&self) -> &'static [u8] {
         self.arguments.first().map_or(b"", |argument| argument.to_bytes())
     }
+}
+
+/// # Safety
+/// The array ends with a null pointer; it and its strings are never written to or freed.
+unsafe fn strings(mut next: *const *const c_char) -> Vec<&'static CStr> {
+    let mut strings = Vec::new();
+    // SAFETY: up to the null pointer, each element is a string that lives for ever.
+    unsafe {
+        while !(*next).is_null() {
+            strings.push(CStr::from_ptr(*next));
+            next = next.add(1);
+        }
+    }
+    strings
 }
 
 /// Ends the process at once: unmapping the guest's memory and running destructors is the kernel's work anyway.
