@@ -17,16 +17,28 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn push_exit_42(node: &Node) -> Result<String> {
     let module = std::fs::read(podwasm_integration::node::target().join("guests/guest.wasm"))
         .context("run `make guests`")?;
-    let image = Image::linux().program("/app.wasm", module).entrypoint(["/app.wasm", "exit", "42"]);
+    let image = Image::linux()
+        .program("/app.wasm", module)
+        .entrypoint(["/app.wasm", "exit", "42"]);
     node.push("exit-42", &image).await
 }
 
 /// Which of its connections with NRI the plugin has at this moment; none while it has none.
 async fn connection(node: &Node) -> Option<String> {
-    let text = node.http(PLUGIN_HTTP.parse().ok()?, "/metrics").await.ok()?.text();
-    let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+    let text = node
+        .http(PLUGIN_HTTP.parse().ok()?, "/metrics")
+        .await
+        .ok()?
+        .text();
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
+    };
     let connected = value("podwasm_nri_connected")? > 0.5;
-    let (process, number) = (value("process_start_time_seconds")?, value("podwasm_nri_connections_total")?);
+    let (process, number) = (
+        value("process_start_time_seconds")?,
+        value("podwasm_nri_connections_total")?,
+    );
     connected.then(|| format!("connection {number} of process {process}"))
 }
 
@@ -67,7 +79,10 @@ async fn create_containers(node: &Node, image: &str, progress: &Progress) -> Res
         let (before, code, after) = create_one(node, image).await?;
         progress.created.fetch_add(1, Ordering::SeqCst);
         if before.is_some() && before == after {
-            ensure!(code == 42, "a container came out with {code} while the plugin was connected: {tally:?}");
+            ensure!(
+                code == 42,
+                "a container came out with {code} while the plugin was connected: {tally:?}"
+            );
             tally.connected += 1;
         } else {
             tally.meanwhile += 1;
@@ -92,7 +107,9 @@ async fn create_one(node: &Node, image: &str) -> Result<(Option<String>, i32, Op
         };
         match attempt.await {
             Ok(done) => Ok(Some(done)),
-            Err(error) if format!("{error:#}").contains("podwasm:") => Err(error.context("a failure of the plugin's own")),
+            Err(error) if format!("{error:#}").contains("podwasm:") => {
+                Err(error.context("a failure of the plugin's own"))
+            }
             Err(_) => Ok(None), // containerd was away
         }
     })
@@ -117,7 +134,10 @@ async fn restarting_containerd_loses_nothing(flavor: Flavor) -> Result<()> {
     disrupted?;
     let tally = tally.with_context(|| plugin.process().log_tail())?;
     println!("{flavor:?}: {tally:?}");
-    ensure!(tally.connected >= CREATIONS_BETWEEN, "hardly any container was created while connected: {tally:?}");
+    ensure!(
+        tally.connected >= CREATIONS_BETWEEN,
+        "hardly any container was created while connected: {tally:?}"
+    );
     node.wait_podwasm_ready(&plugin).await?;
     node.stop().await
 }
@@ -142,7 +162,10 @@ async fn killing_the_plugin_loses_nothing(flavor: Flavor) -> Result<()> {
     let plugin: Podwasm = plugin?;
     let tally = tally.with_context(|| plugin.process().log_tail())?;
     println!("{flavor:?}: {tally:?}");
-    ensure!(tally.connected >= CREATIONS_BETWEEN, "hardly any container was created while connected: {tally:?}");
+    ensure!(
+        tally.connected >= CREATIONS_BETWEEN,
+        "hardly any container was created while connected: {tally:?}"
+    );
     node.stop().await
 }
 
@@ -150,7 +173,16 @@ async fn two_instances_agree(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
     let image = push_exit_42(&node).await?;
     let first = node.start_podwasm_with(["--log-format", "json"]).await?;
-    let _second = node.start_podwasm_with(["--log-format", "json", "--http", "127.0.0.1:9481", "--state", "/var/lib/podwasm-second"]).await?;
+    let _second = node
+        .start_podwasm_with([
+            "--log-format",
+            "json",
+            "--http",
+            "127.0.0.1:9481",
+            "--state",
+            "/var/lib/podwasm-second",
+        ])
+        .await?;
     until("the second instance is ready", PATIENCE, async || {
         let answer = node.http("127.0.0.1:9481".parse()?, "/readyz").await;
         Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
@@ -161,10 +193,20 @@ async fn two_instances_agree(flavor: Flavor) -> Result<()> {
         let container = pod.container(name).image(&image).start().await?;
         assert_eq!(container.wait_exit().await?, 42);
     }
-    let native = pod.container("native").image(node.busybox()).shell("exit 3").start().await?;
+    let native = pod
+        .container("native")
+        .image(node.busybox())
+        .shell("exit 3")
+        .start()
+        .await?;
     assert_eq!(native.wait_exit().await?, 3);
-    let routed = std::fs::read_to_string(first.process().log())?.matches("\"message\":\"routed\"").count();
-    ensure!(routed == 6, "each of two instances should have routed three containers, but it was {routed} in all");
+    let routed = std::fs::read_to_string(first.process().log())?
+        .matches("\"message\":\"routed\"")
+        .count();
+    ensure!(
+        routed == 6,
+        "each of two instances should have routed three containers, but it was {routed} in all"
+    );
     node.stop().await
 }
 

@@ -116,7 +116,7 @@ fn by_bytes(facts: &Facts, settings: &Settings) -> Option<Decision> {
         Entrypoint::Module { module, cover } => Some(Decision::Wasm {
             module: module.clone(),
             cover: cover.clone(),
-            why: "its entrypoint is a WebAssembly module".to_owned(),
+            why: format!("{} is a WebAssembly module", cover.display()),
         }),
         Entrypoint::Native { path } if settings.handler == Some(Handler::Engine) => {
             Some(not_a_module(format!(
@@ -124,7 +124,7 @@ fn by_bytes(facts: &Facts, settings: &Settings) -> Option<Decision> {
                 path.display()
             )))
         }
-        Entrypoint::Native { .. } => Some(native("its entrypoint is a native program")),
+        Entrypoint::Native { path } => Some(native(&format!("{} is a native program", path.display()))),
         Entrypoint::Unusable {
             path,
             defect: Defect::Component,
