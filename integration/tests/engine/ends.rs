@@ -116,7 +116,10 @@ fn memory_that_the_kernel_refuses_is_said() {
     let refused = |guest, kibibytes| {
         let why = format!("its memory cannot be mapped: {kibibytes} KiB, in 12 GiB of address space");
         let stderr = format!("podwasm: cannot start \"/app.wasm\": {why}\n");
-        Container::new(guest).limits("-v 2097152").run().expect(126, "", &stderr);
+        Container::new(guest)
+            .limits("-v 2097152")
+            .run()
+            .expect(126, "", &stderr);
     };
     refused("hello.wasm", 64);
     refused("memory-4gib.wasm", 4 << 20);
@@ -126,10 +129,21 @@ fn memory_that_the_kernel_refuses_is_said() {
 #[test]
 #[ignore = "needs root and the engine's bundle"]
 fn growth_that_the_kernel_refuses_is_an_error_for_the_guest() {
-    let ended = Container::new("guest.wasm").args(["grow"]).limits("-d 131072").run();
-    let grew = ended.stdout.strip_prefix("grew by ").and_then(|rest| rest.strip_suffix(" MiB\n"));
-    let mebibytes: u32 = grew.and_then(|grew| grew.parse().ok()).expect("it says by how much");
-    assert!((64..=128).contains(&mebibytes) && ended.code == Some(0), "{ended:?}");
+    let ended = Container::new("guest.wasm")
+        .args(["grow"])
+        .limits("-d 131072")
+        .run();
+    let grew = ended
+        .stdout
+        .strip_prefix("grew by ")
+        .and_then(|rest| rest.strip_suffix(" MiB\n"));
+    let mebibytes: u32 = grew
+        .and_then(|grew| grew.parse().ok())
+        .expect("it says by how much");
+    assert!(
+        (64..=128).contains(&mebibytes) && ended.code == Some(0),
+        "{ended:?}"
+    );
 }
 
 #[test]
