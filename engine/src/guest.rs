@@ -55,11 +55,11 @@ enum StartError {
 pub fn run(path: &Path, process: &Process) -> Outcome {
     // WasmEdge logs to stdout, which is the guest's.
     LogManager::log_off();
-    try_run(path, process, Settings::default())
+    try_run(path, process, &Settings::default())
         .unwrap_or_else(|error| Outcome::CannotStart(with_causes(&error)))
 }
 
-fn try_run(path: &Path, process: &Process, settings: Settings) -> Result<Outcome, StartError> {
+fn try_run(path: &Path, process: &Process, settings: &Settings) -> Result<Outcome, StartError> {
     let config = config(settings).map_err(StartError::Engine)?;
     let module = load(path, &config)?;
     check_entry(&module)?;
@@ -84,7 +84,7 @@ fn try_run(path: &Path, process: &Process, settings: Settings) -> Result<Outcome
 }
 
 /// The interpreter only: with it, WasmEdge ignores native code in a section of the module.
-fn config(settings: Settings) -> WasmEdgeResult<Config> {
+fn config(settings: &Settings) -> WasmEdgeResult<Config> {
     ConfigBuilder::new(CommonConfigOptions::new().interpreter_mode(true))
         .with_runtime_config(RuntimeConfigOptions::new().max_memory_pages(settings.memory_pages))
         .build()
@@ -152,7 +152,7 @@ fn first_unknown_import(module: &Module, wasi: &WasiModule) -> Option<String> {
 }
 
 /// WasmEdge would silently give the guest less.
-fn check_memory_limit(module: &Module, settings: Settings) -> Result<(), StartError> {
+fn check_memory_limit(module: &Module, settings: &Settings) -> Result<(), StartError> {
     let needed = minimum_memory_bytes(module);
     let limit = u64::from(settings.memory_pages) * PAGE_BYTES;
     if needed <= limit {

@@ -17,7 +17,7 @@ use crate::{process, streams};
 static LIMIT_BYTES: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 /// Gives back what loading the module has left over, and limits the guest's call stack.
-pub fn before_guest(settings: Settings) {
+pub fn before_guest(settings: &Settings) {
     // SAFETY: it has no preconditions.
     unsafe { libc::malloc_trim(0) };
     LIMIT_BYTES.store(settings.stack_bytes, Ordering::Relaxed);
