@@ -69,6 +69,7 @@ mod dispatch;
 mod event;
 mod frame;
 mod identity;
+mod link;
 mod mux;
 mod plugin;
 mod preinstalled;
@@ -79,6 +80,7 @@ mod session;
 mod synchronize;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod thread;
 mod ttrpc;
 mod version;
 

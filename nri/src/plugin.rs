@@ -83,11 +83,12 @@ pub trait Plugin: Send + Sync + 'static {
     }
 
     /// The plugin is in service: from here on no event passes it by. An external plugin is then
-    /// registered, configured and synchronized, a pre-installed one registered and configured.
+    /// registered, configured and synchronized, a pre-installed one registered and configured. Has to
+    /// return at once: the connection waits.
     fn connected(&self, runtime: &RuntimeInfo) {}
 
     /// A connection for which [`Plugin::connected`] was called has ended. Until it is called again,
-    /// containers are created without this plugin.
+    /// containers are created without this plugin. Has to return at once: reconnecting waits.
     fn disconnected(&self, reason: &SessionError) {}
 
     /// A pod sandbox is being started. An error fails it.

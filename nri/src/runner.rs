@@ -13,15 +13,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::identity::Identity;
+use crate::link::Link;
 use crate::plugin::Plugin;
 use crate::preinstalled::Preinstalled;
 use crate::runtime::Runtime;
 use crate::session::{Phase, Session, SessionError};
+use crate::thread;
 
 /// Where runtimes listen unless they are configured otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/nri/nri.sock";
@@ -74,6 +78,9 @@ pub enum RunError {
     /// The only connection there was to be has ended.
     #[error("the NRI plugin has lost its runtime")]
     Session(#[from] SessionError),
+    /// The connection's thread could not be started.
+    #[error("cannot start a thread for the NRI connection")]
+    Thread(#[source] io::Error),
 }
 
 impl<P: Plugin> Runner<P> {
@@ -128,12 +135,34 @@ impl<P: Plugin> Runner<P> {
     }
 
     /// Runs until `shutdown` is ready, then answers what has been asked and ends without error.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+    ///
+    /// Handlers run in the tokio runtime this is called in, and hooks on a thread that is the
+    /// connection's own, so that no handler, however busy, keeps another call from being answered.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, and if a hook ([`Plugin::connected`], [`Plugin::disconnected`]) does.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let handlers = Handle::current();
+        let serve = async move |stopped: oneshot::Receiver<()>| {
+            let stopped = async {
+                // Dropped without a word, it is this future that is dropped next.
+                if stopped.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            self.serve(handlers, stopped).await
+        };
+        thread::run(serve, shutdown).await.map_err(RunError::Thread)?
+    }
+
+    async fn serve(mut self, handlers: Handle, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        let _disconnected = DisconnectOnDrop(self.runtime.clone());
         let mut shutdown = std::pin::pin!(shutdown);
         let (mut backoff, mut complaints): (Backoff, Complaints) = Default::default();
         loop {
             let start = Instant::now();
-            let error = match self.attempt(shutdown.as_mut()).await {
+            let error = match self.attempt(&handlers, shutdown.as_mut()).await {
                 SessionError::Stopped => return Ok(()),
                 SessionError::Closed(Phase::Running) if self.is_inherited() => return Ok(()),
                 error if self.once || self.is_inherited() => return Err(error.into()),
@@ -151,18 +180,19 @@ impl<P: Plugin> Runner<P> {
         }
     }
 
-    async fn attempt(&mut self, shutdown: Pin<&mut impl Future<Output = ()>>) -> SessionError {
+    async fn attempt(
+        &mut self,
+        handlers: &Handle,
+        shutdown: Pin<&mut impl Future<Output = ()>>,
+    ) -> SessionError {
         let socket = match self.connect().await {
             Ok(socket) => socket,
             Err(error) => return error,
         };
-        let session = Session::new(
-            self.plugin.clone(),
-            self.runtime.clone(),
-            socket,
-            self.is_inherited(),
-        );
-        session.run(&self.identity, shutdown).await
+        let link = Link::new(self.plugin.clone(), self.runtime.clone(), handlers.clone());
+        Session::new(link, socket, self.is_inherited())
+            .run(&self.identity, shutdown)
+            .await
     }
 
     async fn connect(&mut self) -> Result<UnixStream, SessionError> {
@@ -178,6 +208,15 @@ impl<P: Plugin> Runner<P> {
 
     fn is_inherited(&self) -> bool {
         matches!(self.source, Source::Inherited(_))
+    }
+}
+
+/// Whatever becomes of a runner, no handle says that it is connected when it is gone.
+struct DisconnectOnDrop(Runtime);
+
+impl Drop for DisconnectOnDrop {
+    fn drop(&mut self) {
+        self.0.disconnect();
     }
 }
 

@@ -8,7 +8,6 @@ mod error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -23,9 +22,9 @@ use crate::call::{Call, RuntimeInfo};
 use crate::dispatch::{self, Argument};
 use crate::frame::{PLUGIN_SERVICE, RUNTIME_SERVICE};
 use crate::identity::Identity;
+use crate::link::Link;
 use crate::mux::{self, Incoming, Outgoing};
 use crate::plugin::{Configuration, Plugin};
-use crate::runtime::Runtime;
 use crate::serve;
 use crate::synchronize::{self, Parts};
 use crate::ttrpc::message::{self, Kind};
@@ -55,40 +54,36 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The state of one connection. All of it belongs to one task; handlers run in tasks of their own.
 pub(crate) struct Session<P> {
-    plugin: Arc<P>,
+    link: Arc<Link<P>>,
     incoming: Incoming,
     outgoing: Outgoing,
     writer: JoinHandle<io::Result<()>>,
     client: Client,
-    runtime: Runtime,
     calls: JoinSet<()>,
     registered: bool,
     info: Option<Arc<RuntimeInfo>>,
     request_timeout: Duration,
     parts: Parts,
-    connected: Arc<AtomicBool>,
     in_service_after: &'static str,
 }
 
 impl<P: Plugin> Session<P> {
     /// `is_preinstalled` says that the runtime has started the plugin. Such a plugin is in service as
     /// soon as it is configured: it comes before any pod, and NRI before 0.7 never synchronizes it.
-    pub(crate) fn new(plugin: Arc<P>, runtime: Runtime, socket: UnixStream, is_preinstalled: bool) -> Self {
+    pub(crate) fn new(link: Link<P>, socket: UnixStream, is_preinstalled: bool) -> Self {
         let (incoming, outgoing, writer) = mux::open(socket);
         let client = Client::new(dispatch::RUNTIME_SERVICE_NAME, RUNTIME_SERVICE, outgoing.clone());
         Self {
-            plugin,
+            link: Arc::new(link),
             incoming,
             outgoing,
             writer,
             client,
-            runtime,
             calls: JoinSet::new(),
             registered: false,
             info: None,
             request_timeout: DEFAULT_REQUEST_TIMEOUT,
             parts: Parts::default(),
-            connected: Arc::default(),
             in_service_after: if is_preinstalled {
                 "Configure"
             } else {
@@ -140,11 +135,7 @@ impl<P: Plugin> Session<P> {
     }
 
     fn phase(&self) -> Phase {
-        match (
-            self.connected.load(Ordering::Acquire),
-            &self.info,
-            self.registered,
-        ) {
+        match (self.link.is_up(), &self.info, self.registered) {
             (true, _, _) => Phase::Running,
             (false, Some(_), _) => Phase::Synchronizing,
             (false, None, true) => Phase::Configuring,
@@ -207,14 +198,15 @@ impl<P: Plugin> Session<P> {
     }
 
     fn work(&mut self, stream: u32, call: Call, argument: Argument) {
-        let (plugin, outgoing, link) = (self.plugin.clone(), self.outgoing.clone(), self.link());
+        let (link, client, outgoing) = (self.link.clone(), self.client.clone(), self.outgoing.clone());
         let puts_in_service = call.method() == self.in_service_after;
         self.calls.spawn(async move {
-            let info = call.runtime().clone();
-            let handler = dispatch::call(plugin.clone(), call.clone(), argument);
-            let outcome = serve::answer(&call, handler).await.and_then(message::fitting);
+            let handler = dispatch::call(link.plugin(), call.clone(), argument);
+            let outcome = serve::answer(link.handlers(), &call, handler)
+                .await
+                .and_then(message::fitting);
             if puts_in_service && outcome.is_ok() {
-                link.up(&*plugin, &info);
+                link.up(client, call.runtime());
             }
             // A connection that has ended is noticed where it is read.
             let _ = outgoing
@@ -268,14 +260,6 @@ impl<P: Plugin> Session<P> {
         timeout.min(LONGEST_TIMEOUT)
     }
 
-    fn link(&self) -> Link {
-        Link {
-            connected: self.connected.clone(),
-            client: self.client.clone(),
-            runtime: self.runtime.clone(),
-        }
-    }
-
     fn write_failed(&self, written: Result<io::Result<()>, JoinError>) -> SessionError {
         match written {
             Ok(Err(error)) if !is_closed(&error) => SessionError::Write(error),
@@ -292,35 +276,10 @@ impl<P: Plugin> Session<P> {
         }
         self.calls.shutdown().await;
         self.client.close();
-        self.link().down(&*self.plugin, error);
+        self.link.down(error);
         drop((self.client, self.outgoing));
         if !self.writer.is_finished() && timeout(FLUSH_PATIENCE, &mut self.writer).await.is_err() {
             self.writer.abort();
-        }
-    }
-}
-
-/// Tells the plugin and the holders of [`Runtime`] handles whether the connection is in service.
-struct Link {
-    connected: Arc<AtomicBool>,
-    client: Client,
-    runtime: Runtime,
-}
-
-impl Link {
-    fn up<P: Plugin>(&self, plugin: &P, info: &RuntimeInfo) {
-        if self.connected.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        info!(runtime = info.name, "in service");
-        self.runtime.connect(self.client.clone());
-        plugin.connected(info);
-    }
-
-    fn down<P: Plugin>(&self, plugin: &P, error: &SessionError) {
-        if self.connected.swap(false, Ordering::AcqRel) {
-            self.runtime.disconnect();
-            plugin.disconnected(error);
         }
     }
 }

@@ -9,7 +9,7 @@ use nri::api::{
     ValidateContainerAdjustmentRequest, ValidateContainerAdjustmentResponse,
 };
 use nri::testing::{FakeConnection, FakeError, FakeRuntime};
-use plugins::{Running, container, pod, run, run_with};
+use plugins::{Running, container, pod, run, run_on, run_with};
 
 async fn admitted(running: &Running) -> FakeConnection {
     let plugin = running.fake.admit(vec![], vec![]).await.unwrap();
@@ -237,6 +237,22 @@ async fn a_handler_without_end_is_answered_in_time() {
         .create_container(pod("p"), container("native"))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_handler_that_blocks_the_only_thread_is_answered_in_time() {
+    let only = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let running = run_on(only.handle(), |fake| fake.request_timeout(Duration::from_secs(1)));
+    std::thread::spawn(move || only.block_on(std::future::pending::<()>()));
+    let plugin = admitted(&running).await;
+    let message = fails(&plugin, "block").await;
+    assert!(
+        message.contains("code 13: CreateContainer: the plugin had no answer after 9"),
+        "{message}"
+    );
 }
 
 #[tokio::test]

@@ -16,10 +16,10 @@ use super::{
 /// let adjustment = Adjustment::new()
 ///     .mount(Mount::bind("/opt/engine", "/.engine").read_only())
 ///     .replace_env("MODE", "fast")
-///     .remove_env("LD_PRELOAD")
+///     .replace_env("LD_PRELOAD", "")
 ///     .annotation("example.com/seen", "yes")
 ///     .resources(LinuxResources::new().memory_limit(50 << 20));
-/// assert_eq!(adjustment.env.len(), 3);
+/// assert_eq!(adjustment.env.len(), 4);
 /// ```
 impl ContainerAdjustment {
     /// Changes nothing.
@@ -66,7 +66,7 @@ impl ContainerAdjustment {
         self.remove_mount(&mount.destination).mount(mount)
     }
 
-    /// Removes the mount at `destination`.
+    /// Removes the mount at `destination`. Before NRI 0.7 only one that another plugin has added.
     #[must_use]
     pub fn remove_mount(self, destination: &str) -> Self {
         self.mount(Mount {
@@ -95,7 +95,10 @@ impl ContainerAdjustment {
         self.remove_env(&key).env(key, value)
     }
 
-    /// Removes an environment variable.
+    /// Takes back an environment variable that another plugin has set.
+    ///
+    /// Up to NRI 0.12 a runtime is not told to remove a variable that the image or the pod has: set it
+    /// to an empty value with [`ContainerAdjustment::replace_env`] instead.
     #[must_use]
     pub fn remove_env(self, key: &str) -> Self {
         self.env(removal(key), "")
@@ -150,7 +153,8 @@ impl ContainerAdjustment {
         self.remove_device(&device.path).device(device)
     }
 
-    /// Removes the device at `path`.
+    /// Takes back a device that another plugin has added. Up to NRI 0.12 a runtime is not told to remove
+    /// a device that the container has anyway.
     #[must_use]
     pub fn remove_device(self, path: &str) -> Self {
         self.device(LinuxDevice {

@@ -13,6 +13,7 @@ use nri::{
     SessionError, Updates, Verdict,
 };
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -44,13 +45,18 @@ pub fn run() -> Running {
 }
 
 pub fn run_with(set_up: impl FnOnce(FakeRuntime) -> FakeRuntime) -> Running {
+    run_on(&Handle::current(), set_up)
+}
+
+/// Runs the recorder in a tokio runtime of its own.
+pub fn run_on(handlers: &Handle, set_up: impl FnOnce(FakeRuntime) -> FakeRuntime) -> Running {
     let dir = tempfile::tempdir().unwrap();
     let fake = set_up(FakeRuntime::listen(dir.path().join("nri.sock")).unwrap());
     let (sender, receiver) = mpsc::unbounded_channel();
     let runner = Runner::external(Recorder { log: sender }, identity()).socket(fake.path());
     let (stop, stopped) = oneshot::channel();
     let runtime = runner.runtime();
-    let job = tokio::spawn(runner.run(async { stopped.await.unwrap_or_default() }));
+    let job = handlers.spawn(runner.run(async { stopped.await.unwrap_or_default() }));
     Running {
         fake,
         runtime,
@@ -199,6 +205,7 @@ impl Plugin for Recorder {
             "fail" => return Err(PluginError::new("no such module: /app.wasm")),
             "panic" => panic!("a bug"),
             "never" => std::future::pending().await,
+            "block" => std::thread::sleep(Duration::from_secs(2)),
             "slow" => tokio::time::sleep(Duration::from_millis(300)).await,
             "huge" => {
                 return Ok(nri::api::Adjustment::new()
