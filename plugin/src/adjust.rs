@@ -87,6 +87,7 @@ fn read_only(source: &Path, destination: &str) -> Mount {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::module::Outline;
 
     fn adjusted(env: &[&str]) -> Adjustment {
         let bundle = Bundle {
@@ -96,6 +97,7 @@ mod tests {
         let module = Module {
             digest: "abc".into(),
             folder: "/var/lib/podwasm/modules/abc".into(),
+            outline: Outline::default(),
             size: 8,
         };
         let env: Vec<_> = env.iter().map(ToString::to_string).collect();

@@ -201,11 +201,13 @@ fn not_a_module(reason: String) -> Decision {
 mod tests {
     use super::*;
     use crate::image::ImageFacts;
+    use crate::module::Outline;
 
     fn module() -> Entrypoint {
         let module = Module {
             digest: "d".into(),
             folder: "/store/d".into(),
+            outline: Outline::default(),
             size: 8,
         };
         Entrypoint::Module {

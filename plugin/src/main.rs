@@ -20,6 +20,7 @@ mod module;
 mod observe;
 mod plugin;
 mod policy;
+mod quantity;
 mod store;
 mod verdicts;
 

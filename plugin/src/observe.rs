@@ -377,7 +377,7 @@ impl Finder {
             source,
         })?;
         Ok(match looked {
-            Kind::CoreModule => match kept(self.store.keep(file))? {
+            Kind::CoreModule(_) => match kept(self.store.keep(file))? {
                 Ok(module) => Entrypoint::Module {
                     module,
                     cover: cover.unwrap_or(path),
@@ -405,7 +405,7 @@ fn defect(kind: Kind) -> Defect {
         Kind::Component => Defect::Component,
         Kind::Empty => Defect::Empty,
         Kind::Malformed { why } => Defect::Malformed { why },
-        Kind::CoreModule | Kind::Elf | Kind::Other | Kind::Script => Defect::NotAProgram,
+        Kind::CoreModule(_) | Kind::Elf | Kind::Other | Kind::Script => Defect::NotAProgram,
     }
 }
 

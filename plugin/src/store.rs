@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::module::{self, Kind};
+use crate::module::{self, Kind, Outline};
 
 /// The module's name in its folder, and so in the container.
 pub const MODULE_FILE: &str = "module.wasm";
@@ -54,6 +54,8 @@ pub struct Module {
     pub digest: String,
     /// The folder that holds it, and nothing of anyone else's.
     pub folder: PathBuf,
+    /// What it needs and offers.
+    pub outline: Outline,
     /// Its size in bytes.
     pub size: u64,
 }
@@ -124,13 +126,14 @@ impl Store {
             .open(&path)
             .map_err(|source| self.write_failed(source))?;
         let (digest, size) = self.copy(&mut source, &mut file)?;
-        match module::kind(&file, size).map_err(Error::Read)? {
-            Kind::CoreModule => {}
+        let outline = match module::kind(&file, size).map_err(Error::Read)? {
+            Kind::CoreModule(outline) => outline,
             other => return Ok(Kept::NotAModule(other)),
-        }
+        };
         let module = Module {
             folder: self.modules.join(&digest),
             digest,
+            outline,
             size,
         };
         self.publish(folder, &file, &module)
