@@ -9,7 +9,7 @@ SCRIPTS := $(wildcard */*.sh */*/*.sh)
 # Node tests start pods by the dozen: more at once than this only makes them wait for each other.
 NODE_TEST_THREADS ?= 4
 
-.PHONY: help demo test bench lint fmt unit docs node-tests engine guests roots node setup clean
+.PHONY: help demo test bench lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ demo: setup engine guests roots ## Run a pod of native and Wasm containers on a 
 	cargo build --quiet -p podwasm -p podwasm-integration
 	target/debug/podwasm-demo
 
-test: setup lint docs unit engine guests roots node-tests ## Everything: lints, unit tests, tests on real nodes
+test: setup lint docs unit engine-check guests roots node-tests ## Everything: lints, unit tests, tests on real nodes
 
 bench: setup engine guests roots ## Compare podwasm with native containers and crun's WasmEdge handler
 	cargo build --quiet --release -p podwasm -p podwasm-integration
@@ -27,6 +27,7 @@ bench: setup engine guests roots ## Compare podwasm with native containers and c
 lint: setup ## Formatting, clippy and shellcheck
 	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
+	cargo clippy -p podwasm-engine --all-targets -- -D warnings
 	shellcheck $(SCRIPTS)
 
 fmt: ## Format all Rust code
@@ -34,16 +35,24 @@ fmt: ## Format all Rust code
 
 unit: setup ## The tests that need neither root nor network
 	cargo test
+	cargo test -p podwasm-engine
 
 docs: setup ## The API's documentation, without a broken link
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
 
 node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1
-	cargo build --quiet -p podwasm -p nri --examples --bins
+	cargo build --quiet -p podwasm -p podwasm-integration --bins
+	cargo build --quiet -p nri --examples
 	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
 
 engine: setup ## The engine and the bundle it ships in: target/engine/bundle
 	engine/bundle/build.sh
+
+engine-check: engine ## Lint the engine, and build its bundle a second time: the two have to be the same to the bit
+	engine/bundle/check.sh
+
+engine-pins: setup ## Accept the Debian packages that the mirror has now for the engine's bundle
+	engine/bundle/root.sh --accept-pins
 
 guests: setup ## The Wasm modules that tests and demo run: target/guests
 	integration/guests/build.sh

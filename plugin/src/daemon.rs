@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::IsTerminal as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
-use nri::{Identity, Runner};
+use nri::{Identity, Preinstalled, Runner};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -19,26 +18,39 @@ use crate::flags::{LogFormat, Run};
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::plugin::Podwasm;
-use crate::policy::Policy;
+use crate::policy_file;
 use crate::store::Store;
 
 /// Runs the daemon until it is told to end.
 pub async fn run(flags: Run) -> anyhow::Result<()> {
     start_logging(flags.log_format);
-    let identity = Identity::new(flags.name, flags.idx)?;
-    let policy = read_policy(flags.config.as_deref())?;
-    let bundle = find_bundle(&flags.engine)?;
+    let preinstalled = Preinstalled::from_env()?;
+    let identity = match &preinstalled {
+        Some(preinstalled) => preinstalled.identity().clone(),
+        None => Identity::new(flags.name.clone(), flags.idx.clone())?,
+    };
+    let policy_path = policy_file::find(flags.config.clone(), identity.index(), identity.name());
+    let policy = Arc::new(policy_file::read(policy_path.as_deref())?);
+    let bundle = find_bundle(&flags)?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         engine = bundle.version,
         "podwasm"
     );
 
-    let store = Store::open(&flags.state, policy.max_module_bytes)?;
+    let store = Store::open(&flags.state, policy.borrow().max_module_size.to_units())?;
     let containerd = Containerd::at(&flags.containerd_socket);
     let metrics = Arc::new(Metrics::new(&bundle.version));
-    let plugin = Podwasm::new(Observer::new(containerd.clone(), store), bundle, metrics.clone());
-    let runner = Runner::external(plugin, identity).socket(flags.nri_socket);
+    let plugin = Podwasm::new(
+        Observer::new(containerd.clone(), store),
+        bundle,
+        metrics.clone(),
+        policy.clone(),
+    );
+    let runner = match preinstalled {
+        Some(preinstalled) => Runner::preinstalled(plugin, preinstalled),
+        None => Runner::external(plugin, identity).socket(flags.nri_socket),
+    };
 
     let admin = Admin {
         containerd,
@@ -51,6 +63,9 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
     tokio::spawn(async { axum::serve(listener, admin.routes()).await });
 
+    if let Some(path) = policy_path {
+        tokio::spawn(policy_file::follow(path, policy));
+    }
     runner.run(told_to_end()?).await?;
     info!("ended");
     Ok(())
@@ -69,17 +84,9 @@ fn start_logging(format: LogFormat) {
     }
 }
 
-fn read_policy(path: Option<&Path>) -> anyhow::Result<Policy> {
-    let Some(path) = path else {
-        return Ok(Policy::default());
-    };
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read the policy {}", path.display()))?;
-    Policy::parse(&text).with_context(|| format!("the policy {} cannot be followed", path.display()))
-}
-
 /// A bundle that is not whole is found now, and not by the first container.
-fn find_bundle(folder: &Path) -> anyhow::Result<Bundle> {
+fn find_bundle(flags: &Run) -> anyhow::Result<Bundle> {
+    let folder = &flags.engine;
     ensure!(
         folder.is_absolute(),
         "the engine's bundle {} has to be an absolute path",
@@ -95,7 +102,8 @@ fn find_bundle(folder: &Path) -> anyhow::Result<Bundle> {
     }
     let version = fs::read_to_string(folder.join("VERSION")).context("cannot read the engine's version")?;
     Ok(Bundle {
-        folder: folder.to_owned(),
+        folder: folder.clone(),
+        plugins: flags.plugins.clone(),
         version: version.trim().to_owned(),
     })
 }

@@ -1,18 +1,52 @@
 //! What becomes of a container: the rules, in the order of their authority.
 //!
-//! Pure and total: the same [`Facts`] always give the same [`Decision`], and every decision says why.
+//! Pure and total: the same [`Facts`] and [`Policy`] always give the same [`Decision`], and every decision says why.
 #![warn(clippy::disallowed_methods, reason = "this module decides; it does no I/O")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::adjust::ENGINE_FOLDER;
 use crate::annotation::{Handler, Settings};
 use crate::entrypoint::is_named_as_wasm;
-use crate::facts::{Defect, Entrypoint, Facts, Runtime};
+use crate::facts::{Defect, Entrypoint, Facts, Limits, Runtime};
+use crate::image::ImageFacts;
+use crate::plan::{Plan, limits, plan};
+use crate::policy::Policy;
 use crate::store::Module;
+
+/// Shims that run Wasm themselves begin so.
+const WASM_SHIMS: [&str; 8] = [
+    "io.containerd.lunatic.",
+    "io.containerd.slight.",
+    "io.containerd.spin.",
+    "io.containerd.wamr.",
+    "io.containerd.wasmedge.",
+    "io.containerd.wasmer.",
+    "io.containerd.wasmtime.",
+    "io.containerd.wws.",
+];
 
 /// What becomes of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
+    /// crun's own Wasm handler runs it.
+    Crun {
+        /// Limits that the container does not set itself.
+        added: Limits,
+        /// Which rule said so.
+        why: String,
+    },
+    /// The engine runs it.
+    Engine {
+        /// The path that the engine covers.
+        cover: PathBuf,
+        /// The module to run.
+        module: Module,
+        /// How to run it.
+        plan: Plan,
+        /// Which rule said so.
+        why: String,
+    },
     /// It is left exactly as it is.
     Native {
         /// Which rule said so.
@@ -25,12 +59,10 @@ pub enum Decision {
         /// What the user reads in the pod's events.
         reason: String,
     },
-    /// The engine runs it.
-    Wasm {
-        /// The module to run.
-        module: Module,
-        /// The path that the engine covers.
-        cover: PathBuf,
+    /// The Wasm shim that the pod has chosen runs it.
+    Runtime {
+        /// Limits that the container does not set itself.
+        added: Limits,
         /// Which rule said so.
         why: String,
     },
@@ -43,8 +75,12 @@ pub enum Refusal {
     Annotation,
     /// A component, which the engine does not run.
     Component,
+    /// A handler that this node cannot serve.
+    Handler,
     /// What should be a module is not one.
     NotAModule,
+    /// Something that the node's policy does not allow.
+    Policy,
     /// What should be a module could not be looked at in time, or at all.
     Unreadable,
 }
@@ -55,26 +91,23 @@ impl Refusal {
         match self {
             Self::Annotation => "annotation",
             Self::Component => "component",
+            Self::Handler => "handler",
             Self::NotAModule => "not_a_module",
+            Self::Policy => "policy",
             Self::Unreadable => "unreadable",
         }
     }
 }
 
 /// The rules, first match wins.
-pub fn decide(facts: &Facts) -> Decision {
+pub fn decide(facts: &Facts, policy: &Policy) -> Decision {
     let settings = match &facts.settings {
         Ok(settings) => settings,
-        Err(problem) => {
-            return Decision::Refuse {
-                kind: Refusal::Annotation,
-                reason: problem.clone(),
-            };
-        }
+        Err(problem) => return refuse(Refusal::Annotation, problem.clone()),
     };
     by_annotation(settings)
-        .or_else(|| by_runtime(&facts.runtime))
-        .or_else(|| by_bytes(facts, settings))
+        .or_else(|| by_runtime(facts, settings, policy))
+        .or_else(|| by_bytes(facts, settings, policy))
         .unwrap_or_else(|| by_what_is_said(facts, settings))
 }
 
@@ -82,59 +115,75 @@ pub fn decide(facts: &Facts) -> Decision {
 pub fn expectation(
     program: &str,
     settings: &Settings,
-    image: Option<&crate::image::ImageFacts>,
+    wanted_by_crun: Option<&String>,
+    image: Option<&ImageFacts>,
 ) -> Option<String> {
-    if settings.handler == Some(Handler::Engine) {
-        return Some("an annotation says handler: engine".to_owned());
+    match settings.handler {
+        Some(Handler::Crun) => return Some("an annotation says handler: crun".to_owned()),
+        Some(Handler::Engine) => return Some("an annotation says handler: engine".to_owned()),
+        Some(Handler::None | Handler::Runtime) | None => {}
+    }
+    if let Some(annotation) = wanted_by_crun {
+        return Some(format!("an annotation says {annotation}"));
     }
     if is_named_as_wasm(program) {
         return Some(format!("its entrypoint is named '{program}'"));
     }
-    image.and_then(crate::image::ImageFacts::says_wasm)
+    image.and_then(ImageFacts::says_wasm)
 }
 
 fn by_annotation(settings: &Settings) -> Option<Decision> {
-    (settings.handler == Some(Handler::None)).then(|| native("an annotation says handler: none"))
+    (settings.handler == Some(Handler::None)).then(|| native("an annotation says handler: none".to_owned()))
 }
 
-fn by_runtime(runtime: &Runtime) -> Option<Decision> {
-    match runtime {
+/// A pod that has chosen another runtime keeps it; one that runs Wasm is given what the pod asks for.
+fn by_runtime(facts: &Facts, settings: &Settings, policy: &Policy) -> Option<Decision> {
+    let insists = settings.handler == Some(Handler::Runtime);
+    match &facts.runtime {
+        Runtime::Oci { program } if insists => Some(refuse(
+            Refusal::Handler,
+            format!(
+                "an annotation says handler: runtime, but the pod runs on {}",
+                oci_name(program)
+            ),
+        )),
         Runtime::Oci { .. } => None,
-        Runtime::Other { shim } => Some(native(&format!("the pod runs on {shim}"))),
+        Runtime::Other { shim } if WASM_SHIMS.iter().any(|prefix| shim.starts_with(prefix)) => {
+            Some(Decision::Runtime {
+                added: limits(settings, policy, &facts.limits, 0),
+                why: format!("the pod runs on {shim}"),
+            })
+        }
+        Runtime::Other { shim } => Some(native(format!("the pod runs on {shim}"))),
     }
 }
 
 /// Bytes beat names: a program is native whatever the image says, a module is Wasm whatever its name.
-fn by_bytes(facts: &Facts, settings: &Settings) -> Option<Decision> {
+fn by_bytes(facts: &Facts, settings: &Settings, policy: &Policy) -> Option<Decision> {
     match &facts.entrypoint {
-        Entrypoint::Module { .. } if facts.intruder.is_some() => facts.intruder.as_ref().map(|intruder| {
-            not_a_module(format!(
-                "{} is where the engine goes, and cannot be the image's or a volume's",
-                intruder.display()
-            ))
-        }),
-        Entrypoint::Module { module, cover } => Some(Decision::Wasm {
-            module: module.clone(),
-            cover: cover.clone(),
-            why: format!("{} is a WebAssembly module", cover.display()),
-        }),
-        Entrypoint::Native { path } if settings.handler == Some(Handler::Engine) => {
-            Some(not_a_module(format!(
-                "an annotation says handler: engine, but {} is a native program",
-                path.display()
-            )))
-        }
-        Entrypoint::Native { path } => Some(native(&format!("{} is a native program", path.display()))),
+        Entrypoint::Module { module, cover } => Some(by_handler(facts, settings, policy, module, cover)),
+        Entrypoint::Native { path } => match settings.handler {
+            Some(Handler::Crun | Handler::Engine) => {
+                let expected = expectation(&facts.program, settings, None, None).unwrap_or_default();
+                Some(not_a_module(format!(
+                    "{} is a native program, though {expected}",
+                    path.display()
+                )))
+            }
+            Some(Handler::None | Handler::Runtime) | None => {
+                Some(native(format!("{} is a native program", path.display())))
+            }
+        },
         Entrypoint::Unusable {
             path,
             defect: Defect::Component,
-        } => Some(Decision::Refuse {
-            kind: Refusal::Component,
-            reason: format!(
+        } => Some(refuse(
+            Refusal::Component,
+            format!(
                 "{path} is a component (component model), and this node runs core modules; \
                  build it for wasm32-wasip1"
             ),
-        }),
+        )),
         Entrypoint::Unusable {
             path,
             defect: Defect::Malformed { why },
@@ -145,11 +194,94 @@ fn by_bytes(facts: &Facts, settings: &Settings) -> Option<Decision> {
     }
 }
 
+fn by_handler(
+    facts: &Facts,
+    settings: &Settings,
+    policy: &Policy,
+    module: &Module,
+    cover: &Path,
+) -> Decision {
+    let why = format!("{} is a WebAssembly module", cover.display());
+    if !policy.namespaces.allow(&facts.namespace) {
+        let reason = format!("{why}, and this node runs none in namespace {}", facts.namespace);
+        return refuse(Refusal::Policy, reason);
+    }
+    match settings.handler.unwrap_or(policy.handler) {
+        Handler::Crun => by_crun(facts, settings, policy, module, why),
+        Handler::Engine | Handler::Runtime => by_engine(facts, settings, policy, module, cover, why),
+        Handler::None => native(format!("{why}, and the node's policy says handler: none")),
+    }
+}
+
+fn by_engine(
+    facts: &Facts,
+    settings: &Settings,
+    policy: &Policy,
+    module: &Module,
+    cover: &Path,
+    why: String,
+) -> Decision {
+    let intruder = facts
+        .mounts
+        .iter()
+        .find(|mount| mount.destination.starts_with(ENGINE_FOLDER));
+    if cover.starts_with(ENGINE_FOLDER) || intruder.is_some() {
+        let place = intruder.map_or(cover, |mount| &mount.destination).display();
+        return not_a_module(format!(
+            "{place} is where the engine goes, and cannot be the image's or a volume's"
+        ));
+    }
+    match plan(facts, settings, policy, module) {
+        Ok(plan) => Decision::Engine {
+            cover: cover.to_owned(),
+            module: module.clone(),
+            plan,
+            why,
+        },
+        Err(reason) => refuse(Refusal::Policy, reason),
+    }
+}
+
+fn by_crun(facts: &Facts, settings: &Settings, policy: &Policy, module: &Module, why: String) -> Decision {
+    let cannot = |reason: String| refuse(Refusal::Handler, format!("handler: crun cannot be had: {reason}"));
+    match (&facts.runtime, &facts.crun_wasm) {
+        (Runtime::Oci { program }, _) if !is_crun(program) => {
+            cannot(format!("the pod runs on {}", oci_name(program)))
+        }
+        (_, Some(Err(reason))) => cannot(reason.clone()),
+        _ if facts.image.as_ref().is_some_and(|image| image.artifact.is_some()) => {
+            cannot("an OCI artifact has no files, in which crun could find the module".to_owned())
+        }
+        _ => match plan(facts, settings, policy, module) {
+            Ok(plan) => Decision::Crun {
+                added: plan.added,
+                why,
+            },
+            Err(reason) => refuse(Refusal::Policy, reason),
+        },
+    }
+}
+
+/// Whether an OCI runtime's program is crun.
+pub fn is_crun(program: &str) -> bool {
+    let name = Path::new(program).file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.starts_with("crun"))
+}
+
+fn oci_name(program: &str) -> &str {
+    if program.is_empty() { "runc" } else { program }
+}
+
 /// What is neither a program nor a module is the runtime's to complain about, unless it should have
 /// been a module: then nothing else may be started in its place.
 fn by_what_is_said(facts: &Facts, settings: &Settings) -> Decision {
-    match expectation(&facts.program, settings, facts.image.as_ref()) {
-        None => native("nothing says that it is WebAssembly"),
+    match expectation(
+        &facts.program,
+        settings,
+        facts.wanted_by_crun.as_ref(),
+        facts.image.as_ref(),
+    ) {
+        None => native("nothing says that it is WebAssembly".to_owned()),
         Some(expected) => {
             let found = found_instead(&facts.entrypoint, &facts.program);
             not_a_module(format!("{found}, though {expected}"))
@@ -163,7 +295,7 @@ fn found_instead(entrypoint: &Entrypoint, program: &str) -> String {
         Entrypoint::Module { cover, .. } => return format!("{} is a module", cover.display()),
         Entrypoint::Mounted { destination } => {
             return format!(
-                "'{program}' lies in the volume at {}, not in the image",
+                "'{program}' lies in what is mounted at {}, which cannot be looked into",
                 destination.display()
             );
         }
@@ -186,20 +318,22 @@ fn found_instead(entrypoint: &Entrypoint, program: &str) -> String {
     }
 }
 
-fn native(why: &str) -> Decision {
-    Decision::Native { why: why.to_owned() }
+fn native(why: String) -> Decision {
+    Decision::Native { why }
 }
 
 fn not_a_module(reason: String) -> Decision {
-    Decision::Refuse {
-        kind: Refusal::NotAModule,
-        reason,
-    }
+    refuse(Refusal::NotAModule, reason)
+}
+
+fn refuse(kind: Refusal, reason: String) -> Decision {
+    Decision::Refuse { kind, reason }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::facts::MountFact;
     use crate::image::ImageFacts;
     use crate::module::Outline;
 
@@ -229,27 +363,44 @@ mod tests {
 
     fn facts(program: &str, entrypoint: Entrypoint) -> Facts {
         Facts {
+            crun_wasm: None,
             entrypoint,
+            env: Vec::new(),
             image: Some(ImageFacts {
                 platform: "linux/amd64".into(),
                 ..ImageFacts::default()
             }),
-            intruder: None,
+            limits: Limits::default(),
+            mounts: Vec::new(),
+            namespace: "default".into(),
             program: program.into(),
             runtime: Runtime::Oci {
                 program: String::new(),
             },
             settings: Ok(Settings::default()),
+            wanted_by_crun: None,
         }
     }
 
     fn asking(handler: Handler, entrypoint: Entrypoint) -> Facts {
+        let settings = Settings {
+            handler: Some(handler),
+            ..Settings::default()
+        };
         Facts {
-            settings: Ok(Settings {
-                handler: Some(handler),
-            }),
+            settings: Ok(settings),
             ..facts("/app", entrypoint)
         }
+    }
+
+    fn on(runtime: &str, facts: Facts) -> Facts {
+        let runtime = if runtime.starts_with("io.") {
+            Runtime::Other { shim: runtime.into() }
+        } else {
+            let program = runtime.into();
+            Runtime::Oci { program }
+        };
+        Facts { runtime, ..facts }
     }
 
     fn on_wasi(program: &str, entrypoint: Entrypoint) -> Facts {
@@ -263,12 +414,14 @@ mod tests {
         }
     }
 
-    /// `expected` is `native`, `wasm`, or a part of the refusal's reason.
-    fn check(facts: &Facts, expected: &str) {
-        let found = match decide(facts) {
+    /// `expected` is `native`, `engine`, `crun`, `runtime` or a part of the refusal's reason.
+    fn check_with(policy: &str, facts: &Facts, expected: &str) {
+        let found = match decide(facts, &Policy::parse(policy).unwrap()) {
+            Decision::Crun { .. } => "crun".to_owned(),
+            Decision::Engine { .. } => "engine".to_owned(),
             Decision::Native { .. } => "native".to_owned(),
             Decision::Refuse { reason, .. } => reason,
-            Decision::Wasm { .. } => "wasm".to_owned(),
+            Decision::Runtime { .. } => "runtime".to_owned(),
         };
         assert!(
             found.contains(expected),
@@ -276,11 +429,18 @@ mod tests {
         );
     }
 
+    fn check(facts: &Facts, expected: &str) {
+        check_with("", facts, expected);
+    }
+
     #[test]
     fn annotations_come_first() {
         check(&asking(Handler::None, module()), "native");
-        check(&asking(Handler::Engine, module()), "wasm");
-        check(&asking(Handler::Engine, elf()), "but /app is a native program");
+        check(&asking(Handler::Engine, module()), "engine");
+        check(
+            &asking(Handler::Engine, elf()),
+            "/app is a native program, though an annotation says handler: engine",
+        );
         check(
             &asking(Handler::Engine, Entrypoint::Missing),
             "there is no '/app' in the image, though an annotation",
@@ -294,22 +454,108 @@ mod tests {
 
     #[test]
     fn another_runtime_is_left_its_pods() {
-        let runtime = Runtime::Other {
-            shim: "io.containerd.kata.v2".into(),
-        };
         check(
-            &Facts {
-                runtime: runtime.clone(),
-                ..facts("/app.wasm", module())
-            },
+            &on("io.containerd.kata.v2", facts("/app.wasm", module())),
             "native",
         );
         check(
-            &Facts {
-                runtime,
-                ..on_wasi("/app.wasm", Entrypoint::Missing)
-            },
+            &on("io.containerd.kata.v2", on_wasi("/app.wasm", Entrypoint::Missing)),
             "native",
+        );
+        check(
+            &on("io.containerd.wasmedge.v1", facts("/app.wasm", module())),
+            "runtime",
+        );
+        check(
+            &on("io.containerd.wasmtime.v1", asking(Handler::Runtime, module())),
+            "runtime",
+        );
+        check(
+            &asking(Handler::Runtime, module()),
+            "an annotation says handler: runtime, but the pod runs on runc",
+        );
+        check(
+            &on("/usr/bin/crun", asking(Handler::Runtime, elf())),
+            "the pod runs on /usr/bin/crun",
+        );
+    }
+
+    #[test]
+    fn crun_runs_modules_where_it_can() {
+        let asked = || on("/usr/bin/crun", asking(Handler::Crun, module()));
+        check(&asked(), "crun");
+        check(
+            &Facts {
+                crun_wasm: Some(Ok(())),
+                ..asked()
+            },
+            "crun",
+        );
+        let without = Some(Err("it was built without Wasm".to_owned()));
+        check(
+            &Facts {
+                crun_wasm: without,
+                ..asked()
+            },
+            "handler: crun cannot be had: it was built without Wasm",
+        );
+        check(
+            &asking(Handler::Crun, module()),
+            "handler: crun cannot be had: the pod runs on runc",
+        );
+        let artifact = ImageFacts {
+            artifact: Some(Vec::new()),
+            ..ImageFacts::default()
+        };
+        check(
+            &Facts {
+                image: Some(artifact),
+                ..asked()
+            },
+            "an OCI artifact has no files",
+        );
+        check(
+            &on("crun", asking(Handler::Crun, elf())),
+            "/app is a native program, though",
+        );
+        check_with("handler: crun", &on("crun", facts("/app", module())), "crun");
+        check_with("handler: crun", &facts("/app", elf()), "native");
+    }
+
+    #[test]
+    fn the_policy_bounds_what_is_run() {
+        check_with("handler: none", &facts("/app", module()), "native");
+        check_with("handler: none", &asking(Handler::Engine, module()), "engine");
+        check_with(
+            "namespaces: {except: [default]}",
+            &facts("/app", module()),
+            "this node runs none in namespace default",
+        );
+        check_with("namespaces: {except: [default]}", &facts("/app", elf()), "native");
+        let settings = Settings {
+            plugins: Some(vec!["x".into()]),
+            ..Settings::default()
+        };
+        check(
+            &Facts {
+                settings: Ok(settings),
+                ..facts("/app", module())
+            },
+            "plugin 'x' is not allowed",
+        );
+    }
+
+    #[test]
+    fn cruns_annotations_ask_for_wasm() {
+        let wanted = |entrypoint| Facts {
+            wanted_by_crun: Some("run.oci.handler=wasm".into()),
+            ..facts("/app", entrypoint)
+        };
+        check(&wanted(module()), "engine");
+        check(&wanted(elf()), "native");
+        check(
+            &wanted(Entrypoint::Missing),
+            "though an annotation says run.oci.handler=wasm",
         );
     }
 
@@ -317,7 +563,7 @@ mod tests {
     fn bytes_beat_names() {
         check(&facts("/app.wasm", elf()), "native");
         check(&on_wasi("/app.wasm", elf()), "native");
-        check(&facts("/app", module()), "wasm");
+        check(&facts("/app", module()), "engine");
         check(&facts("/app", unusable(Defect::Component)), "is a component");
         check(
             &facts("/app", unusable(Defect::Malformed { why: "cut".into() })),
@@ -327,17 +573,22 @@ mod tests {
 
     #[test]
     fn the_engines_place_is_taken() {
-        let intruder = Some(PathBuf::from("/.podwasm/lib"));
+        let mount = |destination: &str| MountFact {
+            destination: destination.into(),
+            read_only: true,
+            source: None,
+        };
+        let mounts = vec![mount("/data"), mount("/.podwasm/lib")];
         check(
             &Facts {
-                intruder: intruder.clone(),
+                mounts: mounts.clone(),
                 ..facts("/app", module())
             },
             "/.podwasm/lib is where the engine goes",
         );
         check(
             &Facts {
-                intruder,
+                mounts,
                 ..facts("/app", elf())
             },
             "native",
@@ -367,6 +618,9 @@ mod tests {
         let mounted = Entrypoint::Mounted {
             destination: "/data".into(),
         };
-        check(&facts("/data/app.wasm", mounted), "lies in the volume at /data");
+        check(
+            &facts("/data/app.wasm", mounted),
+            "lies in what is mounted at /data",
+        );
     }
 }

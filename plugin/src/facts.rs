@@ -9,18 +9,52 @@ use crate::store::Module;
 /// All that [`crate::decide`] may look at.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// Whether the pod's crun runs modules, and if not, why. Asked only where crun is to run one.
+    pub crun_wasm: Option<Result<(), String>>,
     /// What stands where `args[0]` leads.
     pub entrypoint: Entrypoint,
+    /// The container's environment.
+    pub env: Vec<String>,
     /// What the image says of itself. Not asked for when the entrypoint is a native program.
     pub image: Option<ImageFacts>,
-    /// A mount of the pod's own in the engine's place, if there is one.
-    pub intruder: Option<PathBuf>,
+    /// The limits that the container sets itself.
+    pub limits: Limits,
+    /// The container's mounts.
+    pub mounts: Vec<MountFact>,
+    /// The pod's namespace.
+    pub namespace: String,
     /// `args[0]` as the container names it.
     pub program: String,
     /// What runs the pod.
     pub runtime: Runtime,
     /// What the pod asks for, or what is wrong with how it asks.
     pub settings: Result<Settings, String>,
+    /// The annotation by which the pod asks crun's Wasm handler, if it does.
+    pub wanted_by_crun: Option<String>,
+}
+
+/// What a container may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Microseconds of the period of `cpu_quota`.
+    pub cpu_period: Option<u64>,
+    /// Microseconds of CPU time in each period.
+    pub cpu_quota: Option<u64>,
+    /// The weight that stands for a CPU request; 1024 for a core.
+    pub cpu_shares: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+}
+
+/// A mount of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MountFact {
+    /// Where it is in the container, without slashes at the end and in a row.
+    pub destination: PathBuf,
+    /// Whether it may only be read.
+    pub read_only: bool,
+    /// What is mounted, if it is a file or folder of the host.
+    pub source: Option<PathBuf>,
 }
 
 /// What stands where `args[0]` leads.
@@ -35,9 +69,9 @@ pub enum Entrypoint {
         /// The path that the engine has to cover, so that the runtime starts it.
         cover: PathBuf,
     },
-    /// Something in a volume of the pod, which the image's layers do not show.
+    /// Something in a file system that only the container will have, such as a tmpfs.
     Mounted {
-        /// Where the volume is mounted.
+        /// Where that is mounted.
         destination: PathBuf,
     },
     /// An ELF program or a script.

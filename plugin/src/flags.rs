@@ -46,6 +46,9 @@ pub struct Run {
     /// The engine's bundle. The container runtime mounts it, so this is a path on the host.
     #[arg(long, default_value = "/opt/podwasm/engine")]
     pub engine: PathBuf,
+    /// The plugins that the policy may allow, a folder for each. It is mounted too, so this is a path on the host.
+    #[arg(long, default_value = "/opt/podwasm/plugins")]
+    pub plugins: PathBuf,
     /// Where modules are kept. The container runtime mounts them, so this is a path on the host.
     #[arg(long, default_value = "/var/lib/podwasm")]
     pub state: PathBuf,

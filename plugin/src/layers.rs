@@ -16,6 +16,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{self as sys, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
+use crate::facts::MountFact;
+
 /// As many links as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
 /// The kernel's `PATH_MAX`; also bounds what links add.
@@ -98,6 +100,8 @@ pub enum Node {
 /// A path followed to its end.
 #[derive(Debug)]
 pub struct Resolved {
+    /// Whether a volume was entered on the way: unlike a layer, it may change.
+    pub in_volume: bool,
     /// Where the path ended, inside the root file system and free of links.
     pub path: PathBuf,
     /// What stands there.
@@ -108,7 +112,7 @@ pub struct Resolved {
 #[derive(Debug)]
 pub struct Layers {
     root: Vec<OwnedFd>,
-    mounts: Vec<PathBuf>,
+    mounts: Vec<MountFact>,
 }
 
 /// The directories of the merged view that were walked through, from the root downwards.
@@ -124,8 +128,8 @@ enum Step {
 }
 
 impl Layers {
-    /// Opens the layers, topmost first. `mounts` are the absolute destinations of the container's mounts.
-    pub fn open<P: AsRef<Path>>(layers: &[P], mounts: Vec<PathBuf>) -> Result<Self, Error> {
+    /// Opens the layers, topmost first, to be covered by the container's `mounts`.
+    pub fn open<P: AsRef<Path>>(layers: &[P], mounts: Vec<MountFact>) -> Result<Self, Error> {
         let open = |layer: &P| {
             let layer = layer.as_ref();
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -134,10 +138,25 @@ impl Layers {
                 source: errno.into(),
             })
         };
-        Ok(Self {
-            root: layers.iter().map(open).collect::<Result<_, _>>()?,
-            mounts,
-        })
+        let root = layers.iter().map(open).collect::<Result<_, _>>()?;
+        let mut layers = Self {
+            root,
+            mounts: Vec::new(),
+        };
+        layers.cover(mounts);
+        Ok(layers)
+    }
+
+    /// Places the mounts where a runtime does: outer ones first, each where its destination leads in what is there by then.
+    fn cover(&mut self, mut mounts: Vec<MountFact>) {
+        mounts.sort_by_key(|mount| mount.destination.components().count());
+        for mount in mounts {
+            let destination = self.resolve(&mount.destination).map(|resolved| resolved.path);
+            self.mounts.push(MountFact {
+                destination: destination.unwrap_or_else(|_| mount.destination.clone()),
+                ..mount
+            });
+        }
     }
 
     /// Follows a path from the root of the merged view. A relative one is taken from the root too.
@@ -146,7 +165,7 @@ impl Layers {
             directories: Vec::new(),
         };
         let mut pending = names(path);
-        let (mut links, mut bytes) = (0, path.as_os_str().len());
+        let (mut links, mut bytes, mut in_volume) = (0, path.as_os_str().len(), false);
         while let Some(name) = pending.pop_front() {
             if bytes > MAX_PATH_BYTES {
                 return Err(Error::Long {
@@ -158,24 +177,44 @@ impl Layers {
                 continue;
             }
             let here = walk.path().join(&name);
-            if self.mounts.contains(&here) {
-                let destination = here.clone();
-                return Ok(Resolved {
-                    path: rest(here, pending),
-                    node: Node::Mounted { destination },
-                });
-            }
-            match step(walk.current(&self.root), &name)? {
+            let step = match self.mount_at(&here) {
+                Some(MountFact {
+                    source: Some(source), ..
+                }) => {
+                    in_volume = true;
+                    enter(source)?
+                }
+                Some(mount) => {
+                    let destination = mount.destination.clone();
+                    return Ok(Resolved {
+                        in_volume,
+                        path: rest(here, pending),
+                        node: Node::Mounted { destination },
+                    });
+                }
+                None => step(walk.current(&self.root), &name)?,
+            };
+            match step {
                 Step::Directory(layers) => walk.directories.push((name, layers)),
                 Step::File(_) if !pending.is_empty() => {
                     return Ok(Resolved {
+                        in_volume,
                         path: rest(here, pending),
                         node: Node::Missing,
                     });
                 }
-                Step::File(node) => return Ok(Resolved { path: here, node }),
+                Step::File(node) => {
+                    return Ok(Resolved {
+                        in_volume,
+                        path: here,
+                        node,
+                    });
+                }
+                // The runtime makes the folders that lead to a mount.
+                Step::Missing if self.leads_to_mount(&here) => walk.directories.push((name, Vec::new())),
                 Step::Missing => {
                     return Ok(Resolved {
+                        in_volume,
                         path: rest(here, pending),
                         node: Node::Missing,
                     });
@@ -196,9 +235,23 @@ impl Layers {
             }
         }
         Ok(Resolved {
+            in_volume,
             path: walk.path(),
             node: Node::Directory,
         })
+    }
+}
+
+impl Layers {
+    /// The last mount at a path covers earlier ones.
+    fn mount_at(&self, path: &Path) -> Option<&MountFact> {
+        self.mounts.iter().rev().find(|mount| mount.destination == path)
+    }
+
+    fn leads_to_mount(&self, path: &Path) -> bool {
+        self.mounts
+            .iter()
+            .any(|mount| mount.destination != path && mount.destination.starts_with(path))
     }
 }
 
@@ -272,6 +325,33 @@ fn step(layers: &[OwnedFd], name: &OsStr) -> Result<Step, Error> {
     })
 }
 
+/// Steps to what a volume's source is. The source itself was named by the kubelet, so links on the way to it are followed, as
+/// the runtime will; what lies in it is a tenant's, and walked like a layer.
+fn enter(source: &Path) -> Result<Step, Error> {
+    let failed = |errno: Errno| Error::Step {
+        name: source.as_os_str().to_owned(),
+        source: errno.into(),
+    };
+    let handle = match sys::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(handle) => handle,
+        Err(Errno::NOENT) => return Ok(Step::Missing),
+        Err(errno) => return Err(failed(errno)),
+    };
+    let stat = sys::fstat(&handle).map_err(failed)?;
+    let kind = FileType::from_raw_mode(stat.st_mode);
+    if kind == FileType::Directory {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = sys::openat(&handle, ".", flags, Mode::empty()).map_err(failed)?;
+        return Ok(Step::Directory(vec![directory]));
+    }
+    if kind != FileType::RegularFile {
+        return Ok(Step::File(Node::Special { kind: special(kind) }));
+    }
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = sys::open(source, flags, Mode::empty()).map_err(failed)?;
+    Ok(Step::File(file_node(file, &stat).map_err(failed)?))
+}
+
 fn other_than_directory(
     layer: &OwnedFd,
     name: &OsStr,
@@ -287,20 +367,30 @@ fn other_than_directory(
                 <OsString as std::os::unix::ffi::OsStringExt>::from_vec(target),
             ))
         }
-        FileType::BlockDevice => Step::File(Node::Special { kind: "block device" }),
-        FileType::CharacterDevice => Step::File(Node::Special {
-            kind: "character device",
-        }),
-        FileType::Fifo => Step::File(Node::Special { kind: "FIFO" }),
-        FileType::Socket => Step::File(Node::Special { kind: "socket" }),
-        _ => Step::File(Node::Special { kind: "special file" }),
+        other => Step::File(Node::Special { kind: special(other) }),
     })
+}
+
+fn special(kind: FileType) -> &'static str {
+    match kind {
+        FileType::BlockDevice => "block device",
+        FileType::CharacterDevice => "character device",
+        FileType::Fifo => "FIFO",
+        FileType::Socket => "socket",
+        _ => "special file",
+    }
 }
 
 /// Opens without waiting for a writer, and makes sure that it is the file that was looked at.
 fn regular_file(layer: &OwnedFd, name: &OsStr, looked_at: &sys::Stat) -> Result<Node, Errno> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = sys::openat2(layer, name, flags, Mode::empty(), STAY_INSIDE)?;
+    file_node(
+        sys::openat2(layer, name, flags, Mode::empty(), STAY_INSIDE)?,
+        looked_at,
+    )
+}
+
+fn file_node(file: OwnedFd, looked_at: &sys::Stat) -> Result<Node, Errno> {
     let stat = sys::fstat(&file)?;
     if (stat.st_dev, stat.st_ino) != (looked_at.st_dev, looked_at.st_ino) {
         return Err(Errno::STALE);
@@ -381,13 +471,17 @@ mod tests {
             self.resolve_with(path, &[])
         }
 
-        fn resolve_with(&self, path: &str, mounts: &[&str]) -> Result<Resolved, Error> {
+        fn resolve_with(&self, path: &str, mounts: &[(&str, Option<PathBuf>)]) -> Result<Resolved, Error> {
             let layers: Vec<_> = (0..self.layers)
                 .map(|layer| self.folder.path().join(layer.to_string()))
                 .collect();
-            Layers::open(&layers, mounts.iter().map(PathBuf::from).collect())
-                .unwrap()
-                .resolve(Path::new(path))
+            let mount = |(destination, source): &(&str, Option<PathBuf>)| MountFact {
+                destination: destination.into(),
+                read_only: false,
+                source: source.clone(),
+            };
+            let mounts = mounts.iter().map(mount).collect();
+            Layers::open(&layers, mounts).unwrap().resolve(Path::new(path))
         }
     }
 
@@ -507,7 +601,7 @@ mod tests {
         let fixture = Fixture::new(1)
             .file(0, "data/app", "image's")
             .link(0, "app", "data/app");
-        let resolved = fixture.resolve_with("/app", &["/data"]).unwrap();
+        let resolved = fixture.resolve_with("/app", &[("/data", None)]).unwrap();
         let Node::Mounted { destination } = resolved.node else {
             panic!("{resolved:?}")
         };
@@ -515,6 +609,65 @@ mod tests {
             (destination, resolved.path),
             (PathBuf::from("/data"), PathBuf::from("/data/app"))
         );
+    }
+
+    #[test]
+    fn volumes_are_entered() {
+        let volume = Fixture::new(1)
+            .file(0, "..2024/app", "volume's")
+            .link(0, "..data", "..2024")
+            .link(0, "app", "..data/app")
+            .link(0, "out", "/bin/tool")
+            .link(0, "host", "/etc/shadow")
+            .fifo(0, "fifo");
+        let image = Fixture::new(1)
+            .file(0, "bin/tool", "image's")
+            .file(0, "data/app", "hidden")
+            .link(0, "run", "data");
+        let source = volume.folder.path().join("0");
+        let resolve = |path: &str| {
+            image
+                .resolve_with(path, &[("/data", Some(source.clone()))])
+                .unwrap()
+        };
+        let check = |path: &str, expected_path: &str, expected: &str| {
+            let resolved = resolve(path);
+            let Node::File { mut file, .. } = resolved.node else {
+                panic!("{path}: {:?}", resolved.node)
+            };
+            let mut content = String::new();
+            file.read_to_string(&mut content).unwrap();
+            assert_eq!(
+                (resolved.path.as_path(), content.as_str()),
+                (Path::new(expected_path), expected)
+            );
+            assert!(resolved.in_volume);
+        };
+        check("/data/app", "/data/..2024/app", "volume's");
+        check("/run/app", "/data/..2024/app", "volume's");
+        check("/data/out", "/bin/tool", "image's");
+        assert!(matches!(resolve("/data/host").node, Node::Missing));
+        assert!(matches!(
+            resolve("/data/fifo").node,
+            Node::Special { kind: "FIFO" }
+        ));
+        assert!(!resolve("/bin/tool").in_volume);
+        let elsewhere = image
+            .resolve_with("/new/place/app", &[("/new/place", Some(source.clone()))])
+            .unwrap();
+        assert!(matches!(elsewhere.node, Node::File { size: 8, .. }));
+        let linked = image
+            .resolve_with("/data/v/app", &[("/run/v", Some(source.clone()))])
+            .unwrap();
+        assert!(matches!(linked.node, Node::File { size: 8, .. }), "{linked:?}");
+        let file = image
+            .resolve_with("/bin/tool", &[("/bin/tool", Some(source.join("..2024/app")))])
+            .unwrap();
+        assert!(matches!(file.node, Node::File { size: 8, .. }) && file.in_volume);
+        let gone = image
+            .resolve_with("/bin/tool", &[("/bin/tool", Some(source.join("gone")))])
+            .unwrap();
+        assert!(matches!(gone.node, Node::Missing));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! All I/O of a decision is here. Nothing here is bounded in time by itself: who asks sets a deadline, and
 //! the work goes on for the next one who asks the same (see [`crate::verdicts`]).
 
+use std::cell::Cell;
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::os::linux::fs::MetadataExt as _;
@@ -14,7 +16,7 @@ use tokio::sync::mpsc;
 
 use crate::containerd::{self, Containerd, Mount, SandboxRecord};
 use crate::entrypoint::{self, Search};
-use crate::facts::{Defect, Entrypoint, Runtime};
+use crate::facts::{Defect, Entrypoint, MountFact, Runtime};
 use crate::image::{self, ImageFacts, WasmLayer};
 use crate::layers::{self, Layers, Node, Resolved};
 use crate::module::{self, Kind};
@@ -84,8 +86,8 @@ pub struct Subject {
     pub env: Vec<String>,
     /// The image's name, empty where the runtime does not tell.
     pub image: String,
-    /// Destinations of the container's mounts.
-    pub mounts: Vec<PathBuf>,
+    /// The container's mounts.
+    pub mounts: Vec<MountFact>,
     /// `args[0]`.
     pub program: String,
     /// The pod sandbox's id.
@@ -99,12 +101,15 @@ pub struct Observation {
     pub entrypoint: Entrypoint,
     /// What the image says of itself, where that could be read.
     pub image: Option<ImageFacts>,
+    /// The container whose volumes were looked into, if any were: to another one this does not apply.
+    pub in_volume_of: Option<String>,
 }
 
 /// What looks at containers.
 #[derive(Debug)]
 pub struct Observer {
     containerd: Containerd,
+    cruns: Mutex<HashMap<String, Result<(), String>>>,
     sandboxes: Mutex<LruCache<String, Arc<SandboxRecord>>>,
     store: Arc<Store>,
     verdicts: Verdicts<Arc<Observation>, Error>,
@@ -115,6 +120,7 @@ impl Observer {
     pub fn new(containerd: Containerd, store: Store) -> Self {
         Self {
             containerd,
+            cruns: Mutex::default(),
             sandboxes: Mutex::new(LruCache::new(SANDBOXES)),
             store: Arc::new(store),
             verdicts: Verdicts::default(),
@@ -135,13 +141,36 @@ impl Observer {
         })
     }
 
+    /// Whether this crun runs modules, and if not, why. It is asked once.
+    pub async fn crun_wasm(&self, program: &str) -> Result<(), String> {
+        let known = self
+            .cruns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(program)
+            .cloned();
+        if let Some(known) = known {
+            return known;
+        }
+        let answer = ask_crun(program).await;
+        self.cruns
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(program.to_owned(), answer.clone());
+        answer
+    }
+
     /// What stands at a container's entrypoint.
     pub async fn observe(&self, subject: &Subject) -> Result<Arc<Observation>, Arc<Error>> {
         let (layers, image) = self.identify(subject).await.map_err(Arc::new)?;
         let key = Key {
             image: image.as_ref().map(|image| image.digest.clone()),
             layers,
-            mounts: subject.mounts.clone(),
+            mounts: subject
+                .mounts
+                .iter()
+                .map(|mount| (mount.destination.clone(), mount.source.is_some()))
+                .collect(),
             path: subject
                 .env
                 .iter()
@@ -152,11 +181,22 @@ impl Observer {
         };
         let look = || {
             let (containerd, store) = (self.containerd.clone(), self.store.clone());
-            look(containerd, store, subject.clone(), key.layers.clone(), image)
+            look(
+                containerd,
+                store,
+                subject.clone(),
+                key.layers.clone(),
+                image.clone(),
+            )
         };
-        self.verdicts
+        let found = self
+            .verdicts
             .find(key.clone(), |found| is_still_good(found), look)
-            .await
+            .await?;
+        match &found.in_volume_of {
+            Some(other) if *other != subject.container_id => look().await.map_err(Arc::new),
+            _ => Ok(found),
+        }
     }
 
     /// Which layers a container has and which image it comes from: what everything else depends on.
@@ -208,11 +248,27 @@ impl Observer {
     }
 }
 
+/// The program is the node's own, named in containerd's configuration.
+async fn ask_crun(program: &str) -> Result<(), String> {
+    let output = tokio::process::Command::new(program)
+        .arg("--version")
+        .kill_on_drop(true)
+        .output()
+        .await;
+    let output = output.map_err(|error| format!("{program} cannot be asked: {error}"))?;
+    let features = String::from_utf8_lossy(&output.stdout).into_owned();
+    if features.contains("+WASM:wasmedge") {
+        return Ok(());
+    }
+    Err(format!("{program} was built without WasmEdge"))
+}
+
 fn is_still_good(found: &Observation) -> bool {
-    match &found.entrypoint {
+    let is_there = match &found.entrypoint {
         Entrypoint::Module { module, .. } => module.is_there(),
         _ => true,
-    }
+    };
+    is_there && found.in_volume_of.is_none()
 }
 
 /// The folders of a snapshot, topmost first. A snapshot without parents is a bind mount of its own folder.
@@ -269,24 +325,30 @@ async fn look(
         .map_or(Path::new("/"), |image| &image.working_directory);
     let search = entrypoint::search(&subject.program, &subject.env, working_directory);
     let in_layers = {
-        let (store, search) = (store.clone(), search.clone());
+        let (store, search, mounts) = (store.clone(), search.clone(), subject.mounts);
         move || -> Result<_, Error> {
             let folders: Vec<_> = layers.iter().map(|layer| &layer.path).collect();
-            Finder {
-                layers: Layers::open(&folders, subject.mounts)?,
+            let finder = Finder {
+                entered_volume: Cell::new(false),
+                layers: Layers::open(&folders, mounts)?,
                 store,
-            }
-            .find(&search)
+            };
+            Ok((finder.find(&search)?, finder.entered_volume.get()))
         }
     };
-    let mut entrypoint = blocking(in_layers).await?;
+    let (mut entrypoint, entered_volume) = blocking(in_layers).await?;
     if let (Entrypoint::Missing, Some(artifact)) = (
         &entrypoint,
         image.as_ref().and_then(|image| image.artifact.as_ref()),
     ) {
         entrypoint = in_artifact(&containerd, store, artifact, &search, &subject.program).await?;
     }
-    Ok(Arc::new(Observation { entrypoint, image }))
+    let in_volume_of = entered_volume.then_some(subject.container_id);
+    Ok(Arc::new(Observation {
+        entrypoint,
+        image,
+        in_volume_of,
+    }))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -313,6 +375,7 @@ async fn image_facts(containerd: &Containerd, target: containerd::Descriptor) ->
 
 /// Looks for the entrypoint in the layers of an image.
 struct Finder {
+    entered_volume: Cell<bool>,
     layers: Layers,
     store: Arc<Store>,
 }
@@ -320,12 +383,19 @@ struct Finder {
 impl Finder {
     fn find(&self, search: &Search) -> Result<Entrypoint, Error> {
         match search {
-            Search::Path(path) => self.examine(self.layers.resolve(path)?, None),
+            Search::Path(path) => self.examine(self.resolve(path)?, None),
             Search::Name {
                 on_path,
                 in_working_directory,
             } => self.find_name(on_path, in_working_directory),
         }
+    }
+
+    fn resolve(&self, path: &Path) -> Result<Resolved, Error> {
+        let resolved = self.layers.resolve(path)?;
+        self.entered_volume
+            .set(self.entered_volume.get() || resolved.in_volume);
+        Ok(resolved)
     }
 
     /// As a runtime does: the first executable file on `PATH`. What no runtime does comes after that: a
@@ -334,7 +404,7 @@ impl Finder {
     fn find_name(&self, on_path: &[PathBuf], in_working_directory: &Path) -> Result<Entrypoint, Error> {
         let mut not_executable = None;
         for path in on_path {
-            let resolved = self.layers.resolve(path)?;
+            let resolved = self.resolve(path)?;
             match resolved.node {
                 Node::File { executable: true, .. } | Node::Mounted { .. } => {
                     return self.examine(resolved, None);
@@ -349,7 +419,7 @@ impl Finder {
         let Some(cover) = on_path.first() else {
             return Ok(Entrypoint::Missing);
         };
-        match self.layers.resolve(in_working_directory)? {
+        match self.resolve(in_working_directory)? {
             Resolved {
                 node: Node::Missing | Node::Directory,
                 ..
@@ -360,7 +430,7 @@ impl Finder {
 
     /// Says what was found, having brought it into the store if it is a module.
     fn examine(&self, resolved: Resolved, cover: Option<PathBuf>) -> Result<Entrypoint, Error> {
-        let Resolved { path, node } = resolved;
+        let Resolved { path, node, .. } = resolved;
         let unusable = |defect| Entrypoint::Unusable {
             path: path.display().to_string(),
             defect,

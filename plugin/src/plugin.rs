@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use lru::LruCache;
 use nri::api::{Container, ContainerUpdate, PodSandbox};
-use nri::{Call, Creation, PluginError, RuntimeInfo, SessionError};
+use nri::{Call, Configuration, Creation, PluginError, RuntimeInfo, SessionError};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
-use crate::adjust::{self, Bundle, ENGINE_FOLDER};
+use crate::adjust::{self, Bundle};
 use crate::annotation::{self, Handler, Settings};
-use crate::decide::{self, Decision, Refusal};
-use crate::facts::Facts;
+use crate::decide::{self, Decision, Refusal, is_crun};
+use crate::facts::{Facts, Runtime};
 use crate::metrics::{Metrics, Outcome};
 use crate::observe::{Error, Observer, Subject};
+use crate::policy::Policy;
+use crate::policy_file::Current;
 
 /// The runtime holds a lock of the whole node while it waits.
 const BUDGET: Duration = Duration::from_millis(300);
@@ -33,6 +35,7 @@ pub struct Podwasm {
     known: Mutex<LruCache<(String, String), ()>>,
     metrics: Arc<Metrics>,
     observer: Observer,
+    policy: Arc<Current>,
 }
 
 /// A request, and what was made of it.
@@ -42,10 +45,21 @@ struct Case<'a> {
     settings: Result<Settings, String>,
     started: Instant,
     subject: Subject,
+    wanted_by_crun: Option<String>,
 }
 
 #[nri::plugin]
 impl nri::Plugin for Podwasm {
+    /// Started by the runtime, the policy may come from its configuration.
+    async fn configure(&self, _call: Call, configuration: Configuration) -> Result<(), PluginError> {
+        if !configuration.config.trim().is_empty() {
+            let policy = Policy::parse(&configuration.config)?;
+            self.policy.send_replace(Arc::new(policy));
+            info!("policy taken from NRI's configuration");
+        }
+        Ok(())
+    }
+
     async fn synchronize(
         &self,
         _call: Call,
@@ -74,8 +88,9 @@ impl nri::Plugin for Podwasm {
     ) -> Result<Creation, PluginError> {
         let case = Case::new(&pod, &container);
         let deadline = call.deadline().min(case.started + BUDGET);
-        match timeout_at(deadline, self.facts(&case)).await {
-            Ok(Ok(facts)) => self.conclude(&case, decide::decide(&facts)),
+        let policy = self.policy.borrow().clone();
+        match timeout_at(deadline, self.facts(&case, &policy)).await {
+            Ok(Ok(facts)) => self.conclude(&case, decide::decide(&facts, &policy)),
             Ok(Err(error)) => self.conclude_unobserved(&case, &on_one_line(&*error)),
             Err(_) => {
                 self.conclude_unobserved(&case, &format!("it could not be looked at within {BUDGET:?}"))
@@ -103,36 +118,69 @@ impl nri::Plugin for Podwasm {
 
 impl Podwasm {
     /// A plugin that looks through `observer` and routes to the engine in `bundle`.
-    pub fn new(observer: Observer, bundle: Bundle, metrics: Arc<Metrics>) -> Self {
+    pub fn new(observer: Observer, bundle: Bundle, metrics: Arc<Metrics>, policy: Arc<Current>) -> Self {
         Self {
             bundle,
             known: Mutex::new(LruCache::new(KNOWN)),
             metrics,
             observer,
+            policy,
         }
     }
 
-    async fn facts(&self, case: &Case<'_>) -> Result<Facts, Arc<Error>> {
+    async fn facts(&self, case: &Case<'_>, policy: &Policy) -> Result<Facts, Arc<Error>> {
         let observed = self.observer.observe(&case.subject).await?;
+        let runtime = self.observer.runtime(&case.pod.id).await?;
         Ok(Facts {
+            crun_wasm: self.crun_wasm(case, policy, &runtime).await,
             entrypoint: observed.entrypoint.clone(),
+            env: case.container.env.clone(),
             image: observed.image.clone(),
-            intruder: case
-                .subject
-                .mounts
-                .iter()
-                .find(|mount| mount.starts_with(ENGINE_FOLDER))
-                .cloned(),
+            limits: adjust::limits(case.container),
+            mounts: case.subject.mounts.clone(),
+            namespace: case.pod.namespace.clone(),
             program: case.subject.program.clone(),
-            runtime: self.observer.runtime(&case.pod.id).await?,
+            runtime,
             settings: case.settings.clone(),
+            wanted_by_crun: case.wanted_by_crun.clone(),
         })
+    }
+
+    async fn crun_wasm(
+        &self,
+        case: &Case<'_>,
+        policy: &Policy,
+        runtime: &Runtime,
+    ) -> Option<Result<(), String>> {
+        let asked = case.settings.as_ref().ok().and_then(|settings| settings.handler);
+        match runtime {
+            Runtime::Oci { program }
+                if asked.unwrap_or(policy.handler) == Handler::Crun && is_crun(program) =>
+            {
+                Some(self.observer.crun_wasm(program).await)
+            }
+            _ => None,
+        }
     }
 
     fn conclude(&self, case: &Case<'_>, decision: Decision) -> Result<Creation, PluginError> {
         let Case { container, pod, .. } = case;
         let took = case.started.elapsed();
         match decision {
+            Decision::Crun { added, why } => {
+                self.routed(case, "crun", &why);
+                Ok(adjust::crun(added).into())
+            }
+            Decision::Engine {
+                cover,
+                module,
+                plan,
+                why,
+            } => {
+                debug!(container = container.name, module = module.digest, settings = %plan.engine, added = ?plan.added, "planned");
+                self.routed(case, "engine", &why);
+                Ok(adjust::engine(&self.bundle, &module, &cover, &plan, container).into())
+            }
             Decision::Native { why } => {
                 self.metrics.decided(Outcome::native, took);
                 debug!(
@@ -146,23 +194,27 @@ impl Podwasm {
                 Ok(Creation::default())
             }
             Decision::Refuse { kind, reason } => Err(self.refuse(case, kind, &reason)),
-            Decision::Wasm { module, cover, why } => {
-                self.remember(case);
-                self.metrics.decided(Outcome::routed, took);
-                info!(
-                    namespace = pod.namespace,
-                    pod = pod.name,
-                    container = container.name,
-                    handler = "engine",
-                    entrypoint = %cover.display(),
-                    module = module.digest,
-                    why,
-                    ?took,
-                    "routed"
-                );
-                Ok(adjust::adjust(&self.bundle, &module, &cover, &container.env).into())
+            Decision::Runtime { added, why } => {
+                self.routed(case, "runtime", &why);
+                Ok(adjust::runtime(added).into())
             }
         }
+    }
+
+    fn routed(&self, case: &Case<'_>, handler: &str, why: &str) {
+        self.remember(case);
+        let Case { container, pod, .. } = case;
+        let took = case.started.elapsed();
+        self.metrics.decided(Outcome::routed, took);
+        info!(
+            namespace = pod.namespace,
+            pod = pod.name,
+            container = container.name,
+            handler,
+            why,
+            ?took,
+            "routed"
+        );
     }
 
     /// Without facts, what points to Wasm must not be started as something else; anything else must not
@@ -180,7 +232,12 @@ impl Podwasm {
             Ok(settings) => settings,
             Err(problem) => return Err(self.refuse(case, Refusal::Annotation, problem)),
         };
-        let expected = decide::expectation(&case.subject.program, settings, None);
+        let expected = decide::expectation(
+            &case.subject.program,
+            settings,
+            case.wanted_by_crun.as_ref(),
+            None,
+        );
         if let Some(why) = expected.or_else(|| self.recall(case)) {
             return Err(self.refuse(
                 case,
@@ -243,6 +300,7 @@ impl<'a> Case<'a> {
             settings: annotation::settings(&annotations, &container.name).map_err(|error| error.to_string()),
             started: Instant::now(),
             subject: subject(pod, container),
+            wanted_by_crun: adjust::wanted_by_crun(pod, container),
         }
     }
 }
@@ -252,7 +310,7 @@ fn subject(pod: &PodSandbox, container: &Container) -> Subject {
         container_id: container.id.clone(),
         env: container.env.clone(),
         image: container.annotation(IMAGE_NAME).unwrap_or_default().to_owned(),
-        mounts: adjust::destinations(container),
+        mounts: adjust::mounts(container),
         program: container.args.first().cloned().unwrap_or_default(),
         sandbox_id: pod.id.clone(),
     }

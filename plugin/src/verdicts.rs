@@ -22,8 +22,9 @@ pub struct Key {
     pub image: Option<String>,
     /// The layers, topmost first.
     pub layers: Vec<Layer>,
-    /// Destinations of the container's mounts.
-    pub mounts: Vec<PathBuf>,
+    /// Destinations of the container's mounts, and whether each shows something of the host. What that is differs from pod
+    /// to pod, so nothing that was found in a volume is kept.
+    pub mounts: Vec<(PathBuf, bool)>,
     /// The container's `PATH` and `args[0]`.
     pub path: Option<String>,
     /// `args[0]`.

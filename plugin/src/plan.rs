@@ -1,0 +1,388 @@
+//! How a module is run: the pod's wishes within the node's policy.
+#![warn(clippy::disallowed_methods, reason = "this module decides; it does no I/O")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use podwasm_engine::settings::{self as engine, MAX_PAGES, PAGE_BYTES};
+
+use crate::annotation::{Aot, Limit, Preopens, Settings};
+use crate::facts::{Facts, Limits, MountFact};
+use crate::policy::Policy;
+use crate::quantity::Quantity;
+use crate::store::Module;
+
+/// What the engine takes besides the guest's memory and the module itself.
+const ENGINE_BYTES: u64 = 8 << 20;
+/// What loading a module for the interpreter takes, for each of its bytes; measured at 26 to 30.
+const INTERPRETED_BYTES_PER_BYTE: u64 = 30;
+/// The period that Kubernetes uses for CPU quotas.
+pub const CPU_PERIOD_MICROSECONDS: u64 = 100_000;
+/// A full core's shares, by which a CPU request arrives in a container's spec.
+const SHARES_PER_CORE: u64 = 1024;
+/// The kernel takes no smaller quota.
+const MIN_QUOTA_MICROSECONDS: u64 = 1000;
+
+/// How a module is run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Limits that the container does not set itself.
+    pub added: Limits,
+    /// What the engine is told.
+    pub engine: engine::Settings,
+}
+
+/// The limits that a container which runs no module of ours gets, if it sets none itself.
+pub fn limits(settings: &Settings, policy: &Policy, own: &Limits, need: u64) -> Limits {
+    let chosen = |asked: Option<Limit>, default| match asked.unwrap_or(default) {
+        Limit::None => None,
+        Limit::Of(quantity) => Some(quantity),
+    };
+    let memory = chosen(settings.memory, policy.default_memory).map(|quantity| quantity.to_units().max(need));
+    let cpu = chosen(settings.cpu, policy.default_cpu).map(Quantity::to_thousandths);
+    Limits {
+        cpu_period: None,
+        cpu_quota: cpu
+            .filter(|_| own.cpu_quota.is_none())
+            .map(|millis| quota(millis, own.cpu_shares)),
+        cpu_shares: None,
+        memory: memory.filter(|_| own.memory.is_none()),
+    }
+}
+
+/// A limit below what the pod requests would contradict it.
+fn quota(millis: u64, shares: Option<u64>) -> u64 {
+    let requested_millis = shares.unwrap_or(0).saturating_mul(1000).div_ceil(SHARES_PER_CORE);
+    let quota = millis
+        .max(requested_millis)
+        .saturating_mul(CPU_PERIOD_MICROSECONDS / 1000);
+    quota.max(MIN_QUOTA_MICROSECONDS)
+}
+
+/// Fits what the pod asks for into the policy; the error says what cannot be had.
+pub fn plan(facts: &Facts, settings: &Settings, policy: &Policy, module: &Module) -> Result<Plan, String> {
+    if settings.aot == Some(Aot::Required) {
+        return Err("an annotation says aot: required, but this node does not compile modules".to_owned());
+    }
+    let guest_minimum = module.outline.minimum_pages.saturating_mul(PAGE_BYTES);
+    let own_need = ENGINE_BYTES + module.size.saturating_mul(INTERPRETED_BYTES_PER_BYTE);
+    let added = limits(
+        settings,
+        policy,
+        &facts.limits,
+        own_need.saturating_add(guest_minimum),
+    );
+    let memory = facts.limits.memory.or(added.memory);
+    let engine = engine::Settings {
+        drain: drain(settings, policy)?,
+        memory_pages: memory.map_or(MAX_PAGES, |limit| {
+            pages(limit, own_need, module.outline.minimum_pages)
+        }),
+        plugins: plugins(settings, policy)?,
+        preopens: preopens(settings, policy, &facts.mounts)?,
+        sockets: sockets(settings, policy, &facts.env),
+        ..engine::Settings::default()
+    };
+    Ok(Plan { added, engine })
+}
+
+/// The guest's share of a memory limit. What a module has from the start it gets in any case: whether that fits is not
+/// known before it is touched.
+fn pages(limit: u64, own_need: u64, minimum_pages: u64) -> u32 {
+    let pages = (limit.saturating_sub(own_need) / PAGE_BYTES).max(minimum_pages);
+    u32::try_from(pages).unwrap_or(MAX_PAGES).min(MAX_PAGES)
+}
+
+fn drain(settings: &Settings, policy: &Policy) -> Result<Duration, String> {
+    match settings.drain.unwrap_or_default() {
+        drain if drain > policy.max_drain => Err(format!(
+            "drain: {drain:?} is more than the {:?} that this node allows",
+            policy.max_drain
+        )),
+        drain => Ok(drain),
+    }
+}
+
+fn plugins(settings: &Settings, policy: &Policy) -> Result<Vec<String>, String> {
+    let asked = settings.plugins.clone().unwrap_or_default();
+    match asked.iter().find(|name| !policy.plugins.contains(name)) {
+        None => Ok(asked),
+        Some(name) if policy.plugins.is_empty() => Err(format!(
+            "plugin '{name}' is not allowed on this node, nor is any other"
+        )),
+        Some(name) => Err(format!(
+            "plugin '{name}' is not allowed on this node; allowed are {}",
+            policy.plugins.join(", ")
+        )),
+    }
+}
+
+/// The annotation goes before WasmEdge's own variable, and that before the policy.
+fn sockets(settings: &Settings, policy: &Policy, env: &[String]) -> bool {
+    let variable = env
+        .iter()
+        .rev()
+        .find_map(|variable| variable.strip_prefix("WASMEDGE_WASI_SOCKET="));
+    let by_variable = variable.and_then(|value| value.to_ascii_lowercase().parse().ok());
+    settings.sockets.or(by_variable).unwrap_or(policy.sockets)
+}
+
+fn preopens(
+    settings: &Settings,
+    policy: &Policy,
+    mounts: &[MountFact],
+) -> Result<Option<Vec<engine::Preopen>>, String> {
+    if settings.preopens.unwrap_or(policy.preopens) == Preopens::All {
+        return Ok(None);
+    }
+    mounts
+        .iter()
+        .filter(|mount| is_the_pods(&mount.destination))
+        .map(preopen)
+        .collect::<Result<_, _>>()
+        .map(Some)
+}
+
+fn preopen(mount: &MountFact) -> Result<engine::Preopen, String> {
+    let path = mount.destination.to_str().filter(|path| !path.contains('\n'));
+    let path = path.ok_or_else(|| format!("preopens: mounts cannot name {}", mount.destination.display()))?;
+    Ok(engine::Preopen {
+        path: path.to_owned(),
+        read_only: mount.read_only,
+    })
+}
+
+/// Mounts that every container has are no choice of the pod's.
+fn is_the_pods(destination: &Path) -> bool {
+    let every = ["/proc", "/sys", "/dev", "/.podwasm"];
+    let files = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"].map(PathBuf::from);
+    !every.iter().any(|folder| destination.starts_with(folder))
+        && !files.iter().any(|file| file == destination)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::facts::{Entrypoint, Runtime};
+    use crate::module::Outline;
+
+    const MEBIBYTE: u64 = 1 << 20;
+
+    fn module(size: u64, minimum_pages: u64) -> Module {
+        let outline = Outline {
+            minimum_pages,
+            ..Outline::default()
+        };
+        Module {
+            digest: "d".into(),
+            folder: "/store/d".into(),
+            outline,
+            size,
+        }
+    }
+
+    fn facts(limits: Limits) -> Facts {
+        Facts {
+            crun_wasm: None,
+            entrypoint: Entrypoint::Missing,
+            env: Vec::new(),
+            image: None,
+            limits,
+            mounts: Vec::new(),
+            namespace: "default".into(),
+            program: "/app.wasm".into(),
+            runtime: Runtime::Oci {
+                program: String::new(),
+            },
+            settings: Ok(Settings::default()),
+            wanted_by_crun: None,
+        }
+    }
+
+    fn planned(facts: &Facts, settings: &str, policy: &str, module: &Module) -> Result<Plan, String> {
+        let settings: Settings =
+            serde_saphyr::from_str(if settings.is_empty() { "{}" } else { settings }).unwrap();
+        plan(facts, &settings, &Policy::parse(policy).unwrap(), module)
+    }
+
+    fn memory(own: Option<u64>, settings: &str, policy: &str, module: &Module) -> (Option<u64>, u32) {
+        let plan = planned(
+            &facts(Limits {
+                memory: own,
+                ..Limits::default()
+            }),
+            settings,
+            policy,
+            module,
+        )
+        .unwrap();
+        (plan.added.memory, plan.engine.memory_pages)
+    }
+
+    #[test]
+    fn a_container_without_a_memory_limit_gets_one() {
+        let small = module(0, 2);
+        assert_eq!(memory(None, "", "", &small), (Some(50 * MEBIBYTE), 42 * 16));
+        assert_eq!(
+            memory(None, "memory: 20Mi", "", &small),
+            (Some(20 * MEBIBYTE), 12 * 16)
+        );
+        assert_eq!(memory(None, "memory: none", "", &small), (None, MAX_PAGES));
+        assert_eq!(
+            memory(None, "", "default_memory: none", &small),
+            (None, MAX_PAGES)
+        );
+        assert_eq!(
+            memory(None, "memory: 30Mi", "default_memory: none", &small),
+            (Some(30 * MEBIBYTE), 22 * 16)
+        );
+    }
+
+    #[test]
+    fn a_limit_of_the_pods_own_stays() {
+        assert_eq!(
+            memory(Some(100 * MEBIBYTE), "memory: 20Mi", "", &module(0, 2)),
+            (None, 92 * 16)
+        );
+        assert_eq!(memory(Some(4 * MEBIBYTE), "", "", &module(0, 17)), (None, 17));
+        assert_eq!(
+            memory(Some(u64::MAX / 2), "", "", &module(0, 2)),
+            (None, MAX_PAGES)
+        );
+    }
+
+    #[test]
+    fn a_default_is_never_below_what_the_module_needs() {
+        let large = module(4 * MEBIBYTE, 16 * 10);
+        assert_eq!(
+            memory(None, "", "", &large),
+            (Some((8 + 120 + 10) * MEBIBYTE), 160)
+        );
+        assert_eq!(memory(None, "memory: 1Mi", "", &large).0, Some(138 * MEBIBYTE));
+    }
+
+    #[test]
+    fn a_cpu_quota_is_added_where_there_is_none() {
+        let quota = |own: Limits, settings: &str, policy: &str| {
+            planned(&facts(own), settings, policy, &module(0, 0))
+                .unwrap()
+                .added
+                .cpu_quota
+        };
+        let shares = |shares| Limits {
+            cpu_shares: Some(shares),
+            ..Limits::default()
+        };
+        assert_eq!(quota(Limits::default(), "", ""), Some(20_000));
+        assert_eq!(quota(shares(2), "", ""), Some(20_000));
+        assert_eq!(quota(shares(512), "", ""), Some(50_000));
+        assert_eq!(
+            quota(
+                Limits {
+                    cpu_quota: Some(5000),
+                    ..Limits::default()
+                },
+                "cpu: 1",
+                ""
+            ),
+            None
+        );
+        assert_eq!(quota(Limits::default(), "cpu: 1.5", ""), Some(150_000));
+        assert_eq!(quota(Limits::default(), "cpu: none", ""), None);
+        assert_eq!(quota(Limits::default(), "cpu: 1m", ""), Some(1000));
+        assert_eq!(quota(Limits::default(), "", "default_cpu: none"), None);
+    }
+
+    #[test]
+    fn sockets_follow_annotation_then_environment_then_policy() {
+        let check = |variable: &str, settings: &str, policy: &str, expected: bool| {
+            let env = if variable.is_empty() {
+                vec![]
+            } else {
+                vec![format!("WASMEDGE_WASI_SOCKET={variable}")]
+            };
+            let facts = Facts {
+                env,
+                ..facts(Limits::default())
+            };
+            let plan = planned(&facts, settings, policy, &module(0, 0)).unwrap();
+            assert_eq!(plan.engine.sockets, expected, "{variable} {settings} {policy}");
+        };
+        check("", "", "", true);
+        check("", "", "sockets: false", false);
+        check("true", "", "sockets: false", true);
+        check("TRUE", "", "sockets: false", true);
+        check("false", "", "", false);
+        check("perhaps", "", "", true);
+        check("true", "sockets: false", "", false);
+        check("false", "sockets: true", "sockets: false", true);
+    }
+
+    #[test]
+    fn what_the_policy_does_not_allow_is_said() {
+        let check = |settings: &str, policy: &str, expected: &str| {
+            let error = planned(&facts(Limits::default()), settings, policy, &module(0, 0)).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        };
+        check(
+            "plugins: [a]",
+            "",
+            "plugin 'a' is not allowed on this node, nor is any other",
+        );
+        check(
+            "plugins: [b, a]",
+            "plugins: [b, c]",
+            "plugin 'a' is not allowed on this node; allowed are b, c",
+        );
+        check(
+            "drain: 2m",
+            "",
+            "drain: 120s is more than the 60s that this node allows",
+        );
+        check("aot: required", "", "this node does not compile modules");
+    }
+
+    #[test]
+    fn preopens_can_be_the_mounts_alone() {
+        let mount = |destination: &str, read_only| MountFact {
+            destination: destination.into(),
+            read_only,
+            source: Some("/host".into()),
+        };
+        let mounts = vec![
+            mount("/proc", false),
+            mount("/dev/shm", false),
+            mount("/etc/hosts", false),
+            mount("/etc/app", true),
+            mount("/data", false),
+        ];
+        let facts = Facts {
+            mounts,
+            ..facts(Limits::default())
+        };
+        let plan = planned(&facts, "preopens: mounts", "", &module(0, 0)).unwrap();
+        let preopen = |path: &str, read_only| engine::Preopen {
+            path: path.into(),
+            read_only,
+        };
+        assert_eq!(
+            plan.engine.preopens,
+            Some(vec![preopen("/etc/app", true), preopen("/data", false)])
+        );
+        let plan = planned(&facts, "", "", &module(0, 0)).unwrap();
+        assert_eq!(plan.engine.preopens, None);
+        let plan = planned(&facts, "preopens: all", "preopens: mounts", &module(0, 0)).unwrap();
+        assert_eq!(plan.engine.preopens, None);
+    }
+
+    #[test]
+    fn defaults_need_not_be_told() {
+        let facts = facts(Limits {
+            memory: None,
+            ..Limits::default()
+        });
+        let plan = planned(&facts, "memory: none", "", &module(0, 0)).unwrap();
+        assert_eq!(plan.engine.to_string(), "");
+        assert!(Quantity::units(1) > Quantity::thousandths(999));
+    }
+}

@@ -1,0 +1,107 @@
+//! Where the policy comes from, and following its changes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use tokio::time::{MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::policy::Policy;
+
+/// How often the file is looked at. A `ConfigMap` is replaced by moving links, which file watches miss.
+const INTERVAL: Duration = Duration::from_secs(2);
+/// Where NRI keeps the configuration of plugins.
+const NRI_FOLDER: &str = "/etc/nri/conf.d";
+
+/// The policy in force; whoever holds it sees changes.
+pub type Current = watch::Sender<Arc<Policy>>;
+
+/// The file to use: the one that was named, else the plugin's own in NRI's folder, if it is there.
+pub fn find(named: Option<PathBuf>, idx: &str, name: &str) -> Option<PathBuf> {
+    let usual = || {
+        let files = [format!("{idx}-{name}.conf"), format!("{name}.conf")];
+        files
+            .iter()
+            .map(|file| Path::new(NRI_FOLDER).join(file))
+            .find(|path| path.exists())
+    };
+    named.or_else(usual)
+}
+
+/// Reads the policy for the first time. A mistake is an error.
+pub fn read(path: Option<&Path>) -> anyhow::Result<Current> {
+    let Some(path) = path else {
+        return Ok(watch::Sender::new(Arc::default()));
+    };
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read the policy {}", path.display()))?;
+    let policy =
+        Policy::parse(&text).with_context(|| format!("the policy {} cannot be followed", path.display()))?;
+    info!(path = %path.display(), "policy read");
+    Ok(watch::Sender::new(Arc::new(policy)))
+}
+
+/// Follows changes of the file for ever. A bad file leaves the old policy in force, and is said once.
+pub async fn follow(path: PathBuf, current: Arc<Current>) {
+    let mut ticks = interval(INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut seen = fs::read_to_string(&path).ok();
+    loop {
+        ticks.tick().await;
+        let text = fs::read_to_string(&path).ok();
+        if text != seen {
+            take(&path, text.as_deref(), &current);
+            seen = text;
+        }
+    }
+}
+
+fn take(path: &Path, text: Option<&str>, current: &Current) {
+    let path = path.display();
+    match text.map(Policy::parse) {
+        None => warn!(%path, "the policy cannot be read; the old one stays in force"),
+        Some(Err(error)) => {
+            warn!(%path, error = &error as &dyn std::error::Error, "the new policy has mistakes; the old one stays in force");
+        }
+        Some(Ok(policy)) => {
+            current.send_replace(Arc::new(policy));
+            info!(%path, "policy read again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_file_leaves_the_old_policy() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "sockets: false").unwrap();
+        let current = read(Some(file.path())).unwrap();
+        assert!(!current.borrow().sockets);
+        take(file.path(), Some("sockets: perhaps"), &current);
+        assert!(!current.borrow().sockets);
+        take(file.path(), None, &current);
+        assert!(!current.borrow().sockets);
+        take(file.path(), Some("sockets: true"), &current);
+        assert!(current.borrow().sockets);
+    }
+
+    #[test]
+    fn a_bad_file_at_the_start_is_an_error() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), "\nsockets: perhaps").unwrap();
+        let error = format!("{:#}", read(Some(file.path())).unwrap_err());
+        assert!(
+            error.contains("line 2") && error.contains(file.path().to_str().unwrap()),
+            "{error}"
+        );
+        assert!(read(Some(Path::new("/no/such/file"))).is_err());
+        assert!(read(None).is_ok());
+    }
+}
