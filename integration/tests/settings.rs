@@ -1,0 +1,268 @@
+//! What podwasm adds to a Wasm container, what pods may ask for, and what a node's policy says to that.
+
+use anyhow::{Result, ensure};
+use podwasm_integration::node::target;
+use podwasm_integration::prelude::*;
+use podwasm_integration::wait::{PATIENCE, until};
+
+const MEBIBYTE: i64 = 1 << 20;
+
+fn guest(name: &str) -> Vec<u8> {
+    let path = target().join("guests").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make guests`", path.display()))
+}
+
+async fn push(node: &Node) -> Result<String> {
+    node.push(
+        "settings",
+        &Image::linux()
+            .program("/app.wasm", guest("guest.wasm"))
+            .entrypoint(["/app.wasm"]),
+    )
+    .await
+}
+
+/// The memory limit and the CPU quota of a container, as containerd has put them into its spec.
+async fn limits(container: &ContainerHandle<'_>) -> Result<(Option<i64>, Option<i64>)> {
+    let info = container.info().await?;
+    let resources = &info["runtimeSpec"]["linux"]["resources"];
+    let positive = |value: &serde_json::Value| value.as_i64().filter(|value| *value > 0);
+    Ok((
+        positive(&resources["memory"]["limit"]),
+        positive(&resources["cpu"]["quota"]),
+    ))
+}
+
+/// What the kernel says of the same container: the cgroup of its process, on cgroup v1 or v2.
+async fn cgroup_memory_limit(node: &Node, container: &ContainerHandle<'_>) -> Result<i64> {
+    let pid = container.info().await?["pid"]
+        .as_i64()
+        .expect("a running container has a process");
+    let script = format!(
+        "v1=$(awk -F: '$2 == \"memory\" {{ print $3 }}' /proc/{pid}/cgroup); v2=$(awk -F: '$1 == 0 {{ print $3 }}' /proc/{pid}/cgroup); \
+         cat /sys/fs/cgroup/memory$v1/memory.limit_in_bytes 2>/dev/null || cat /sys/fs/cgroup$v2/memory.max"
+    );
+    let output = node.exec("sh", ["-c", &script]).await?;
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+on_nodes! {
+    async fn a_wasm_container_without_limits_gets_the_nodes(node: &Node) {
+        node.podwasm().await?;
+        let image = push(node).await?;
+        let pod = node.pod("defaults").run().await?;
+        let wasm = pod.container("wasm").image(&image).args(["sleep"]).start().await?;
+        assert_eq!(limits(&wasm).await?, (Some(50 * MEBIBYTE), Some(20_000)));
+        assert_eq!(cgroup_memory_limit(node, &wasm).await?, 50 * MEBIBYTE);
+
+        let native = pod.container("native").image(node.busybox()).command(["sleep", "600"]).start().await?;
+        assert_eq!(limits(&native).await?, (None, None));
+
+        let own = pod.container("own").image(&image).args(["sleep"]).memory_limit(90 * MEBIBYTE).cpu_limit(700).start().await?;
+        assert_eq!(limits(&own).await?, (Some(90 * MEBIBYTE), Some(70_000)));
+        pod.remove().await?;
+    }
+
+    async fn annotations_set_limits_or_switch_them_off(node: &Node) {
+        node.podwasm().await?;
+        let image = push(node).await?;
+        let pod = node
+            .pod("annotated")
+            .annotation("wasm.noderesource.dev/pod", "memory: none\ncpu: none")
+            .annotation("wasm.noderesource.dev/container.small", "memory: 30Mi\ncpu: 1.5")
+            .run()
+            .await?;
+        let unlimited = pod.container("unlimited").image(&image).args(["sleep"]).start().await?;
+        assert_eq!(limits(&unlimited).await?, (None, None));
+        let small = pod.container("small").image(&image).args(["sleep"]).start().await?;
+        assert_eq!(limits(&small).await?, (Some(30 * MEBIBYTE), Some(150_000)));
+        pod.remove().await?;
+    }
+
+    async fn limits_are_changed_in_place(node: &Node) {
+        node.podwasm().await?;
+        let image = push(node).await?;
+        let pod = node.pod("resized").run().await?;
+        let container = pod.container("c").image(&image).args(["sleep"]).start().await?;
+        container.wait_stdout("sleep").await?;
+        let more = podwasm_integration::cri::proto::LinuxContainerResources {
+            memory_limit_in_bytes: 80 * MEBIBYTE,
+            ..Default::default()
+        };
+        container.update_resources(more).await?;
+        assert_eq!(cgroup_memory_limit(node, &container).await?, 80 * MEBIBYTE);
+        pod.remove().await?;
+    }
+
+    async fn memory_grow_fails_before_the_kernel_kills(node: &Node) {
+        node.podwasm().await?;
+        let image = push(node).await?;
+        let pod = node.pod("greedy").run().await?;
+        for (name, limit) in [("default", None), ("own", Some(64 * MEBIBYTE))] {
+            let mut container = pod.container(name).image(&image).args(["grow"]);
+            if let Some(limit) = limit {
+                container = container.memory_limit(limit);
+            }
+            let container = container.start().await?;
+            assert_eq!(container.wait_exit().await?, 0, "{name}: {:?}", container.logs()?);
+            let stdout = container.logs()?.stdout;
+            let grew: i64 = stdout.split_whitespace().filter_map(|word| word.parse().ok()).next_back().unwrap_or(0);
+            let limit = limit.unwrap_or(50 * MEBIBYTE) / MEBIBYTE;
+            ensure!(grew > limit / 2 && grew < limit, "{name}: {stdout}");
+        }
+        pod.remove().await?;
+    }
+
+    async fn what_a_node_does_not_allow_is_refused(node: &Node) {
+        node.podwasm().await?;
+        let image = push(node).await?;
+        for (annotation, expected) in [
+            ("plugins: [wasi_nn]", "plugin 'wasi_nn' is not allowed on this node, nor is any other"),
+            ("drain: 1h", "drain: 3600s is more than the 60s that this node allows"),
+            ("aot: required", "this node does not compile modules"),
+            ("handler: runtime", "an annotation says handler: runtime, but the pod runs on"),
+            ("memory: 50MB", "'50MB' is not a quantity such as 50Mi"),
+        ] {
+            let pod = node.pod("denied").annotation("wasm.noderesource.dev", annotation).run().await?;
+            let error = pod.container("c").image(&image).create().await.err();
+            let error = format!("{:#}", error.expect("it is refused"));
+            ensure!(error.contains(expected), "{annotation}: {error}");
+            pod.remove().await?;
+        }
+    }
+
+    async fn a_module_may_come_from_a_volume(node: &Node) {
+        node.podwasm().await?;
+        let pod = node.pod("volume").run().await?;
+        // As the kubelet lays out a ConfigMap.
+        let folder = format!("/tmp/volume-{}", pod.id());
+        let script = format!(
+            "mkdir -p {folder}/..2024_01 && cp /proc/self/fd/0 {folder}/..2024_01/app.wasm && cd {folder} && \
+             ln -s ..2024_01 ..data && ln -s ..data/app.wasm app.wasm && ln -s /etc/shadow shadow.wasm"
+        );
+        let module = node.path(format!("{folder}-module"));
+        std::fs::write(&module, guest("guest.wasm"))?;
+        node.exec("sh", ["-c", &script.replace("/proc/self/fd/0", &format!("{folder}-module"))]).await?;
+        let image = node.push("empty", &Image::linux().layer(Layer::new().directory("/tmp", 0o777))).await?;
+        let container = |name: &str, program: &'static str| {
+            pod.container(name).image(&image).command([program]).args(["exit", "42"]).mount(&folder, "/modules", true)
+        };
+        let running = container("link", "/modules/app.wasm").start().await?;
+        assert_eq!(running.wait_exit().await?, 42, "{:?}", running.logs()?);
+        let running = container("file", "/modules/..2024_01/app.wasm").start().await?;
+        assert_eq!(running.wait_exit().await?, 42, "{:?}", running.logs()?);
+        let error = container("shadow", "/modules/shadow.wasm").create().await.err().expect("it is refused");
+        ensure!(format!("{error:#}").contains("there is no '/modules/shadow.wasm'"), "{error:#}");
+
+        // Another module under the same name: nothing is remembered of volumes.
+        let other = guest("hello.wasm");
+        std::fs::write(node.path(format!("{folder}/..2024_01/app.wasm")), &other)?;
+        let running = container("changed", "/modules/app.wasm").start().await?;
+        assert_eq!(running.wait_exit().await?, 0, "{:?}", running.logs()?);
+
+        let single = pod
+            .container("single")
+            .image(&image)
+            .command(["/srv/job"])
+            .args(["exit", "42"])
+            .mount(&format!("{folder}-module"), "/srv/job", true)
+            .start()
+            .await?;
+        assert_eq!(single.wait_exit().await?, 42, "{:?}", single.logs()?);
+        pod.remove().await?;
+    }
+
+    async fn cruns_annotations_ask_for_wasm_and_do_not_reach_crun(node: &Node) {
+        node.podwasm().await?;
+        let image = push(node).await?;
+        let pod = node.pod("crun").annotation("run.oci.handler", "wasm").run().await?;
+        let container = pod.container("c").image(&image).args(["exit", "42"]).annotation("run.oci.handler", "wasm").start().await?;
+        assert_eq!(container.wait_exit().await?, 42, "{:?}", container.logs()?);
+        pod.remove().await?;
+    }
+
+    async fn the_crun_handler_is_used_where_there_is_one(node: &Node) {
+        node.podwasm().await?;
+        let image = push(node).await?;
+        let pod = node.pod("crun").annotation("wasm.noderesource.dev/pod", "handler: crun\nmemory: none").run().await?;
+        let container = pod.container("c").image(&image).args(["hello"]);
+        match node.runtime() {
+            Runtime::Crun => {
+                let container = container.start().await?;
+                assert_eq!(container.wait_exit().await?, 0, "{:?}", container.logs()?);
+                ensure!(container.logs()?.stdout.contains("hello from C"), "{:?}", container.logs()?);
+                let info = container.info().await?;
+                ensure!(info["runtimeSpec"]["annotations"]["run.oci.handler"] == "wasm", "{info}");
+            }
+            Runtime::Runc => {
+                let error = format!("{:#}", container.create().await.err().expect("runc has no such handler"));
+                ensure!(error.contains("handler: crun cannot be had: the pod runs on ") && error.contains("runc"), "{error}");
+            }
+        }
+        pod.remove().await?;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs root and a node"]
+async fn the_policy_is_followed_and_bad_ones_are_not() -> Result<()> {
+    let node = Node::start(Flavor::Forky, Runtime::Runc).await?;
+    let file = "/tmp/policy.yaml";
+    let write = |text: &str| std::fs::write(node.path(file), text);
+    write("namespaces: {only: [team-a]}\ndefault_memory: none\n")?;
+    let plugin = node.start_podwasm_with(["--config", file]).await?;
+    let image = push(&node).await?;
+
+    let create = async |namespace: &str| {
+        let pod = node.pod("policy").namespace(namespace).run().await?;
+        let created = pod.container("c").image(&image).args(["sleep"]).start().await;
+        let found = match created {
+            Ok(container) => Ok(limits(&container).await?),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        pod.remove().await?;
+        anyhow::Ok(found)
+    };
+    assert_eq!(create("team-a").await?, Ok((None, Some(20_000))));
+    let refused = create("team-b").await?.expect_err("the policy names team-a only");
+    ensure!(
+        refused.contains("this node runs none in namespace team-b"),
+        "{refused}"
+    );
+
+    write("namespaces: {onyl: [team-b]}\n")?;
+    let logged = async |text: &str| {
+        until(text, PATIENCE, async || {
+            Ok(std::fs::read_to_string(plugin.process().log())?
+                .contains(text)
+                .then_some(()))
+        })
+        .await
+    };
+    logged("the new policy has mistakes; the old one stays in force").await?;
+    assert_eq!(create("team-a").await?, Ok((None, Some(20_000))));
+
+    write("default_memory: 40Mi\n")?;
+    logged("policy read again").await?;
+    assert_eq!(create("team-b").await?, Ok((Some(40 * MEBIBYTE), Some(20_000))));
+    node.stop().await
+}
+
+#[tokio::test]
+#[ignore = "needs root and a node"]
+async fn a_policy_with_mistakes_does_not_start() -> Result<()> {
+    let node = Node::start(Flavor::Forky, Runtime::Runc).await?;
+    std::fs::write(node.path("/tmp/policy.yaml"), "sockets: true\nmax_modul: 1\n")?;
+    let output = node
+        .exec(
+            "/opt/podwasm/bin/podwasm",
+            ["run", "--config", "/tmp/policy.yaml"],
+        )
+        .await?;
+    let stderr = String::from_utf8(output.stderr)?;
+    ensure!(
+        !output.status.success() && stderr.contains("max_modul") && stderr.contains("line 2"),
+        "{stderr}"
+    );
+    node.stop().await
+}
