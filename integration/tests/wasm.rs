@@ -119,6 +119,30 @@ on_nodes! {
         pod.remove().await?;
     }
 
+    async fn images_of_every_platform_that_says_wasm_run(node: &Node) {
+        node.podwasm().await?;
+        for (os, architecture) in [("wasi", "wasm32"), ("wasip1", "wasm"), ("wasip2", "wasm"), ("linux", "wasm")] {
+            let image = Image::platform(os, architecture).program("/app", guest("guest.wasm")).entrypoint(["/app"]);
+            says_hello(node, &image, &["/app"], &["hello"]).await?;
+        }
+    }
+
+    async fn an_artifact_of_several_modules_is_asked_by_name(node: &Node) {
+        node.podwasm().await?;
+        let titled = |bytes: Vec<u8>| Artifact::new(WASM_CONFIG, "{}").blob("application/wasm", bytes);
+        let several = titled(guest("guest.wasm")).blob("application/wasm", guest("hello.wasm"));
+        let error = refusal(node, &several, &["/app.wasm"]).await?;
+        ensure!(error.contains("the artifact holds several modules"), "{error}");
+
+        let component = Artifact::new(WASM_CONFIG, "{}").blob(COMPONENT_LAYER, guest("component.wasm"));
+        let error = refusal(node, &component, &["/app.wasm"]).await?;
+        ensure!(error.contains("is a component (component model)"), "{error}");
+
+        // A bare name works too: the engine is put where the runtime looks for it.
+        let (code, ..) = run(node, &Artifact::wasm(guest("guest.wasm")), &["app.wasm"], &["exit", "42"]).await?;
+        assert_eq!(code, 42);
+    }
+
     async fn the_entrypoint_is_found_as_a_runtime_finds_it(node: &Node) {
         node.podwasm().await?;
         let module = || guest("guest.wasm");
