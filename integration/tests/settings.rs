@@ -124,8 +124,8 @@ on_nodes! {
             ("memory: 50MB", "'50MB' is not a quantity such as 50Mi"),
         ] {
             let pod = node.pod("denied").annotation("wasm.noderesource.dev", annotation).run().await?;
-            let error = pod.container("c").image(&image).create().await.err();
-            let error = format!("{:#}", error.expect("it is refused"));
+            let error = pod.container("c").image(&image).create().await.expect_err("it is refused");
+            let error = format!("{error:#}");
             ensure!(error.contains(expected), "{annotation}: {error}");
             pod.remove().await?;
         }
@@ -151,7 +151,7 @@ on_nodes! {
         assert_eq!(running.wait_exit().await?, 42, "{:?}", running.logs()?);
         let running = container("file", "/modules/..2024_01/app.wasm").start().await?;
         assert_eq!(running.wait_exit().await?, 42, "{:?}", running.logs()?);
-        let error = container("shadow", "/modules/shadow.wasm").create().await.err().expect("it is refused");
+        let error = container("shadow", "/modules/shadow.wasm").create().await.expect_err("it is refused");
         ensure!(format!("{error:#}").contains("there is no '/modules/shadow.wasm'"), "{error:#}");
 
         // Another module under the same name: nothing is remembered of volumes.
@@ -195,7 +195,7 @@ on_nodes! {
                 ensure!(info["runtimeSpec"]["annotations"]["run.oci.handler"] == "wasm", "{info}");
             }
             Runtime::Runc => {
-                let error = format!("{:#}", container.create().await.err().expect("runc has no such handler"));
+                let error = format!("{:#}", container.create().await.expect_err("runc has no such handler"));
                 ensure!(error.contains("handler: crun cannot be had: the pod runs on ") && error.contains("runc"), "{error}");
             }
         }

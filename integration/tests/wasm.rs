@@ -1,4 +1,4 @@
-//! Wasm containers on real nodes, on the stock runtime and without RuntimeClass or annotation: which containers are routed,
+//! Wasm containers on real nodes, on the stock runtime and without `RuntimeClass` or annotation: which containers are routed,
 //! and that a routed one behaves as a container.
 
 use std::time::{Duration, Instant};
@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use podwasm_integration::image::{Artifact, Content};
 use podwasm_integration::prelude::*;
+use podwasm_integration::wait::until;
 
 /// A module or program that `integration/guests/build.sh` has built.
 fn guest(name: &str) -> Vec<u8> {
@@ -70,10 +71,10 @@ fn hello(argv: &[&str]) -> String {
 
 async fn says_hello(node: &Node, image: &Image, command: &[&str], args: &[&str]) -> Result<()> {
     let (code, stdout, stderr) = run(node, image, command, args).await?;
-    let argv: Vec<_> = command.iter().chain(args).copied().collect();
+    let words: Vec<_> = command.iter().chain(args).copied().collect();
     assert_eq!(
         (code, stdout, stderr.as_str()),
-        (0, hello(&argv), "hello on stderr\n"),
+        (0, hello(&words), "hello on stderr\n"),
         "{command:?}"
     );
     Ok(())
@@ -242,7 +243,7 @@ on_nodes! {
         left_alone.remove().await?;
 
         let unknown = node.pod("unknown").annotation("wasm.noderesource.dev/container.c", "handler: docker").run().await?;
-        let error = unknown.container("c").image(&reference).create().await.err().expect("it is refused");
+        let error = unknown.container("c").image(&reference).create().await.expect_err("it is refused");
         ensure!(format!("{error:#}").contains("known are aot: auto|off|required, "), "{error:#}");
         unknown.remove().await?;
     }
@@ -335,6 +336,30 @@ on_nodes! {
         let report: serde_json::Value = serde_json::from_str(&stdout)?;
         assert_eq!((&report["documents"], &report["words"]), (&2.into(), &9.into()), "{report}");
         assert_eq!(report["top"][0], serde_json::json!(["the", 3]), "{report}");
+    }
+
+    async fn a_module_that_takes_long_to_copy_is_refused_until_it_is_known(node: &Node) {
+        node.podwasm().await?;
+        // The C guest with a custom section of 240 MB behind it: less than the limit, more than 300 ms are enough for.
+        let mut module = guest("guest.wasm");
+        let bytes = 240_000_000_u32;
+        module.push(0);
+        module.extend((0..5).map(|at| ((bytes >> (7 * at)) & 0x7f) as u8 | if at < 4 { 0x80 } else { 0 }));
+        module.push(1);
+        module.push(b'x');
+        module.resize(module.len() + bytes as usize - 2, 0);
+        let reference = node.push("large", &image("/app.wasm", module)).await?;
+        let pod = node.pod("large").annotation("wasm.noderesource.dev", "memory: none").run().await?;
+        let container = until("the module is known", Duration::from_secs(60), async || {
+            match pod.container("c").image(&reference).args(["exit", "42"]).create().await {
+                Ok(container) => Ok(Some(container)),
+                Err(error) if format!("{error:#}").contains("it could not be looked at within") => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await?;
+        container.remove().await?;
+        pod.remove().await?;
     }
 
     async fn metrics_tell_what_was_decided(node: &Node) {
