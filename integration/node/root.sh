@@ -1,7 +1,7 @@
 #!/bin/bash
 # Makes the root folders that nodes run on, from Debian's packages:
 #
-#   TARGET/roots/trixie   a whole root: containerd 1.7, runc, crun with WasmEdge, a registry, CNI plugins
+#   TARGET/roots/trixie   a whole root: containerd 1.7, runc, crun with WasmEdge, a registry, CNI plugins, a DNS server
 #   TARGET/roots/forky    only what differs: containerd 2.1 with its shim, and runc. A node lays it over trixie's.
 #
 # Both are links to folders named by a hash of this script, so that a second run does nothing, and a change here
@@ -20,8 +20,8 @@ trixie_expected='containerd=1.7.24 crun=1.21 runc=1.1.15'
 forky_expected='containerd=2.1.9 runc=1.3.6'
 
 trixie_packages=(
-    containerd runc crun
-    docker-registry containernetworking-plugins
+    containerd runc crun libwasmedge0
+    docker-registry containernetworking-plugins dnsmasq-base
     busybox-static catatonit
     iproute2 iptables mount procps
 )

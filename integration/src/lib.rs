@@ -19,6 +19,7 @@
 //! ```
 
 pub mod cri;
+pub mod guests;
 pub mod image;
 pub mod node;
 pub mod wait;
@@ -26,6 +27,7 @@ pub mod wait;
 /// What nearly every test uses.
 pub mod prelude {
     pub use crate::cri::{ContainerHandle, PodHandle};
+    pub use crate::guests::{guest, guest_image, program};
     pub use crate::image::{Artifact, COMPONENT_LAYER, Content, Image, Index, Layer, WASM_CONFIG};
     pub use crate::node::{Flavor, Node, Runtime};
     pub use crate::on_nodes;

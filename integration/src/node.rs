@@ -1,6 +1,7 @@
 //! A node: containerd, its runtimes, a registry and pod networking, in namespaces of their own.
 
 mod containerd;
+mod dns;
 mod files;
 mod http;
 mod layout;
@@ -15,6 +16,7 @@ use crate::cri::{self, Cri};
 use crate::image::{Content, Image, registry};
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result, ensure};
+pub use dns::DNS_SERVER;
 pub use http::Answer;
 use layout::{binds, roots};
 pub use layout::{nodes, target};
@@ -92,6 +94,7 @@ pub struct Node {
     busybox: String,
     pods: AtomicU32,
     podwasm: OnceCell<Podwasm>,
+    dns: OnceCell<Process>,
     owned: Option<Owned>,
 }
 
@@ -165,6 +168,7 @@ impl Node {
             busybox: String::new(),
             pods: AtomicU32::new(0),
             podwasm: OnceCell::new(),
+            dns: OnceCell::new(),
             owned: None,
         }
     }
@@ -229,7 +233,8 @@ impl Node {
     /// A pod to be. Names need not be unique.
     pub fn pod(&self, name: &str) -> cri::PodBuilder<'_> {
         let number = self.pods.fetch_add(1, Ordering::Relaxed);
-        cri::PodBuilder::new(self, name, &format!("{name}-{number}"))
+        // Another process may have run pods on the same node.
+        cri::PodBuilder::new(self, name, &format!("{name}-{}-{number}", std::process::id()))
     }
 
     /// Pushes an image to the node's registry and returns what to pull it by. The tag is made of the image's digest, so

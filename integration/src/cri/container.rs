@@ -157,6 +157,15 @@ impl<'a> ContainerBuilder<'a> {
         self
     }
 
+    /// All that the strictest profile of the Pod Security Standards (`restricted`) asks for, and a read-only root.
+    pub fn restricted(self, uid: i64) -> Self {
+        self.user(uid)
+            .readonly_rootfs()
+            .no_new_privs()
+            .drop_capabilities(&["ALL"])
+            .default_seccomp()
+    }
+
     /// Gives it a terminal.
     pub fn tty(mut self) -> Self {
         self.config.tty = true;

@@ -197,6 +197,7 @@ impl<'a> PodHandle<'a> {
             .security_context
             .as_ref()?
             .namespace_options
+            .clone()
     }
 
     /// A container to be in this pod.
@@ -221,6 +222,15 @@ impl<'a> PodHandle<'a> {
             .ip
             .parse()
             .with_context(|| format!("pod address {:?}", network.ip))
+    }
+
+    /// Its IPv6 address.
+    pub async fn ipv6(&self) -> Result<IpAddr> {
+        let network = self.status().await?.network.context("no network")?;
+        let more = network.additional_ips.first().context("one address only")?;
+        more.ip
+            .parse()
+            .with_context(|| format!("pod address {:?}", more.ip))
     }
 
     /// Stops it and all its containers at once.

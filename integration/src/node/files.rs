@@ -45,8 +45,9 @@ pub(super) fn read(folder: &Path) -> Result<(Flavor, Runtime)> {
     ))
 }
 
-/// Stock but for: NRI on (1.7 has it off), our pause image, both runtimes, Debian's folder of network plugins, and what a
-/// machine without `CAP_SYS_RESOURCE` needs. containerd 2 reads this version of the format too.
+/// Stock but for: NRI on (1.7 has it off), our pause image, both runtimes, Debian's folder of network plugins, the
+/// annotations that crun's own Wasm handler wants to see, and what a machine without `CAP_SYS_RESOURCE` needs. containerd 2
+/// reads this version of the format too.
 fn containerd(runtime: Runtime) -> String {
     format!(
         r#"version = 2
@@ -60,6 +61,7 @@ fn containerd(runtime: Runtime) -> String {
 
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
       runtime_type = "io.containerd.runc.v2"
+      pod_annotations = ["module.wasm.image/variant", "run.oci.handler"]
       [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
         BinaryName = "/usr/bin/crun"
 
@@ -90,8 +92,8 @@ const NETWORK: &str = r#"{
       "hairpinMode": true,
       "ipam": {
         "type": "host-local",
-        "ranges": [[{ "subnet": "10.88.0.0/16" }]],
-        "routes": [{ "dst": "0.0.0.0/0" }],
+        "ranges": [[{ "subnet": "10.88.0.0/16" }], [{ "subnet": "fd88::/64" }]],
+        "routes": [{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }],
         "dataDir": "/run/cni"
       }
     },
