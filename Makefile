@@ -8,6 +8,8 @@ PACKAGES := gcc libc6-dev mmdebstrap shellcheck iproute2 util-linux procps
 SCRIPTS := $(wildcard */*.sh */*/*.sh)
 # Node tests start pods by the dozen: more at once than this only makes them wait for each other.
 NODE_TEST_THREADS ?= 4
+# Errors of tools and tests say what failed; where in the code is only of use in a panic.
+export RUST_LIB_BACKTRACE ?= 0
 
 .PHONY: help demo test bench lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
 
@@ -62,7 +64,7 @@ roots: setup ## The root folders of throw-away nodes: target/roots
 
 node: engine guests roots ## Start a throw-away node with podwasm, and a shell in it
 	cargo build --quiet -p podwasm -p podwasm-integration
-	target/debug/podwasm-node start
+	target/debug/podwasm-node start --podwasm
 
 setup:
 	@missing=$$(for p in $(PACKAGES); do \
