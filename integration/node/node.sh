@@ -191,7 +191,15 @@ init() {
     mount --make-rshared /
     ip link set lo up
     echo "$pid"
-    exec catatonit -- busybox cat >/dev/null
+    exec catatonit -- bash -c "$until_let_go" >/dev/null
 }
+
+# What is frozen in a hierarchy of cgroup v1, as by a runtime that was interrupted, does not even die of SIGKILL, and would
+# keep the node from ending.
+# shellcheck disable=SC2016 # for the shell that runs it
+until_let_go='
+    busybox cat
+    kill -KILL -1
+    for state in $(find /sys/fs/cgroup/freezer -name freezer.state); do echo THAWED >"$state"; done'
 
 "$@"

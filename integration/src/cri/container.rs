@@ -17,6 +17,7 @@ pub struct ContainerBuilder<'a> {
     pod: PodHandle<'a>,
     name: String,
     config: proto::ContainerConfig,
+    pull: bool,
 }
 
 impl<'a> ContainerBuilder<'a> {
@@ -45,12 +46,19 @@ impl<'a> ContainerBuilder<'a> {
             pod,
             name: name.to_owned(),
             config,
+            pull: true,
         }
     }
 
     /// The image; pulled when the container is created, unless the node has it.
     pub fn image(mut self, reference: &str) -> Self {
         self.config.image = Some(spec(reference));
+        self
+    }
+
+    /// Takes for granted that the node has the image; who measures a creation wants nothing beside it.
+    pub fn without_pull(mut self) -> Self {
+        self.pull = false;
         self
     }
 
@@ -182,7 +190,9 @@ impl<'a> ContainerBuilder<'a> {
     pub async fn create(self) -> Result<ContainerHandle<'a>> {
         let cri = self.pod.node().cri();
         let image = self.config.image.as_ref().context("no image was set")?;
-        cri.ensure_image(&image.image).await?;
+        if self.pull {
+            cri.ensure_image(&image.image).await?;
+        }
         let log = Path::new(&self.pod.config().log_directory).join(&self.config.log_path);
         let request = proto::CreateContainerRequest {
             pod_sandbox_id: self.pod.id().to_owned(),
@@ -290,9 +300,14 @@ impl ContainerHandle<'_> {
         .with_context(|| format!("its output: {:?}", self.logs()))
     }
 
+    /// Where the host sees its log file, which has a time for each line.
+    pub fn log_path(&self) -> PathBuf {
+        self.node.path(&self.log)
+    }
+
     /// What it has written so far, as `kubectl logs` would have it.
     pub fn logs(&self) -> Result<Logs> {
-        let path = self.node.path(&self.log);
+        let path = self.log_path();
         let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         // A line may be half written.
         let end = bytes

@@ -35,6 +35,11 @@ impl Node {
 
     /// The same with more arguments.
     pub async fn start_podwasm_with<const N: usize>(&self, args: [&str; N]) -> Result<Podwasm> {
+        self.start_podwasm_as(|command| _ = command.args(args)).await
+    }
+
+    /// The same with a change of the command: its arguments, its environment.
+    pub async fn start_podwasm_as(&self, change: impl FnOnce(&mut Command)) -> Result<Podwasm> {
         for needed in ["/opt/podwasm/bin/podwasm", "/opt/podwasm/engine/engine"] {
             ensure!(
                 self.path(needed).exists(),
@@ -48,9 +53,9 @@ impl Node {
             .args(["--containerd-socket", "/run/containerd/containerd.sock"])
             .args(["--engine", "/opt/podwasm/engine"])
             .args(["--http", PLUGIN_HTTP])
-            .args(args)
             .env("RUST_LOG", "info,podwasm=debug,nri=debug")
             .env("RUST_BACKTRACE", "1");
+        change(&mut command);
         let plugin = Podwasm {
             process: self.spawn("podwasm", command)?,
         };
