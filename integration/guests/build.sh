@@ -12,6 +12,7 @@ out=$repo/target/guests
 mkdir -p "$out"
 echo "guests: fetching crates"
 (cd "$here/rust" && cargo fetch --locked --quiet)
+"$here/fetch.sh"
 echo "guests: compiling"
 "$enter" /src/integration/guests/compile.sh /src/target/guests
 echo "guests: $out holds $(cd "$out" && find . -maxdepth 1 -type f | wc -l) files"
