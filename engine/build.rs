@@ -13,6 +13,8 @@ fn main() {
             "-z,now,-z,relro",
             // See src/heap.rs.
             "--export-dynamic-symbol=_Znwm",
+            // See src/names.rs.
+            "--export-dynamic-symbol=getaddrinfo",
         ];
         for argument in arguments {
             println!("cargo::rustc-link-arg-bins=-Wl,{argument}");

@@ -7,7 +7,7 @@ engine=$1 out=$2
 system=/usr/lib/x86_64-linux-gnu
 
 main() {
-    mkdir -p "$out/lib" "$out/module"
+    mkdir -p "$out/lib" "$out/module" "$out/plugins"
     install -m 0755 "$engine" "$out/engine"
     gcc -std=c11 -Os -Wall -Wextra -Werror -nostdlib -static -ffreestanding -fno-stack-protector \
         -fno-asynchronous-unwind-tables -Wl,--build-id=none -Wl,-z,noexecstack -s \

@@ -8,6 +8,7 @@ use std::{fs, io, iter, mem};
 use podwasm_engine::header::{NotAModule, check_header};
 use podwasm_engine::line::quoted;
 use podwasm_engine::outcome::Outcome;
+use podwasm_engine::resolver;
 use podwasm_engine::settings::{PAGE_BYTES, Settings};
 use thiserror::Error;
 use wasmedge_sdk::config::{CommonConfigOptions, Config, ConfigBuilder, RuntimeConfigOptions};
@@ -15,9 +16,15 @@ use wasmedge_sdk::error::{
     CoreCommonError, CoreError, CoreExecutionError, CoreInstantiationError, WasmEdgeError,
 };
 use wasmedge_sdk::wasi::WasiModule;
-use wasmedge_sdk::{AsInstance as _, ExternalInstanceType, LogManager, Module, Store, Vm, WasmEdgeResult};
+use wasmedge_sdk::{
+    AsInstance as _, ExternalInstanceType, ImportType, Instance, LogManager, Module, Store, Vm,
+    WasmEdgeResult,
+};
 
-use crate::{heap, process::Process, wasi};
+use crate::folders::FolderError;
+use crate::plugins::{self, PluginError};
+use crate::process::Process;
+use crate::{heap, sockets, wasi};
 
 /// What a WASI command exports to be started by.
 const ENTRY: &str = "_start";
@@ -31,6 +38,8 @@ const WASI: &str = "wasi_snapshot_preview1";
 enum StartError {
     #[error("WasmEdge cannot be set up")]
     Engine(#[source] Box<WasmEdgeError>),
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[error("it cannot be linked")]
     Link(#[source] Box<WasmEdgeError>),
     #[error("it is malformed")]
@@ -45,6 +54,8 @@ enum StartError {
     NotAModule(#[from] NotAModule),
     #[error("its {ENTRY} takes parameters or returns values")]
     OddEntry,
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
     #[error("it cannot be read")]
     Read(#[source] io::Error),
     #[error("it imports {0}, which this engine does not have")]
@@ -52,11 +63,10 @@ enum StartError {
 }
 
 /// Runs the module at this path until the guest ends.
-pub fn run(path: &Path, process: &Process) -> Outcome {
+pub fn run(path: &Path, process: &Process, settings: &Settings) -> Outcome {
     // WasmEdge logs to stdout, which is the guest's.
     LogManager::log_off();
-    try_run(path, process, &Settings::default())
-        .unwrap_or_else(|error| Outcome::CannotStart(with_causes(&error)))
+    try_run(path, process, settings).unwrap_or_else(|error| Outcome::CannotStart(with_causes(&error)))
 }
 
 fn try_run(path: &Path, process: &Process, settings: &Settings) -> Result<Outcome, StartError> {
@@ -64,13 +74,19 @@ fn try_run(path: &Path, process: &Process, settings: &Settings) -> Result<Outcom
     let module = load(path, &config)?;
     check_entry(&module)?;
     check_memory_limit(&module, settings)?;
-    let mut wasi = wasi::module(process).map_err(StartError::Engine)?;
-    let mut vm = vm(&config, &mut wasi).map_err(StartError::Engine)?;
+    let mut plugins = plugins::load(&settings.plugins)?;
+    let mut wasi = WasiModule::create(None, None, None).map_err(StartError::Engine)?;
+    if !settings.sockets {
+        sockets::refuse(&mut wasi);
+    }
+    let needs_dns_server = settings.sockets && needs_dns_server(&module);
+    wasi::initialise(&mut wasi, process, settings, needs_dns_server)?;
+    let mut vm = vm(&config, &mut wasi, &mut plugins).map_err(StartError::Engine)?;
     heap::before_guest(settings);
     // Where a module has a function to run at instantiation, the guest may end here already.
     if let Err(error) = vm.register_module(None, module.clone()) {
         mem::forget(vm);
-        return instantiation_error(*error, &module, &wasi);
+        return instantiation_error(*error, &module, &wasi, &plugins);
     }
     let end = if has_ended(&vm) {
         Ok(Vec::new())
@@ -105,11 +121,24 @@ fn check_entry(module: &Module) -> Result<(), StartError> {
     }
 }
 
-type WasiVm<'a> = Vm<'a, wasmedge_sdk::Instance>;
+type WasiVm<'a> = Vm<'a, Instance>;
 
-fn vm<'a>(config: &Config, wasi: &'a mut WasiModule) -> WasmEdgeResult<WasiVm<'a>> {
-    let instances = HashMap::from([(WASI.to_owned(), wasi.as_mut())]);
+fn vm<'a>(
+    config: &Config,
+    wasi: &'a mut WasiModule,
+    plugins: &'a mut [Instance],
+) -> WasmEdgeResult<WasiVm<'a>> {
+    let plugins = plugins
+        .iter_mut()
+        .map(|instance| (instance.name().unwrap_or_default(), instance));
+    let instances: HashMap<_, _> = plugins.chain([(WASI.to_owned(), wasi.as_mut())]).collect();
     Ok(Vm::new(Store::new(Some(config), instances)?))
+}
+
+fn needs_dns_server(module: &Module) -> bool {
+    let imports = module.imports();
+    let names = imports.iter().filter(|import| import.module_name() == WASI);
+    resolver::needs_server(names.map(ImportType::name))
 }
 
 /// The SDK takes `proc_exit` for a success, and the instance that is not there for one.
@@ -121,6 +150,7 @@ fn instantiation_error(
     error: WasmEdgeError,
     module: &Module,
     wasi: &WasiModule,
+    plugins: &[Instance],
 ) -> Result<Outcome, StartError> {
     // Without the memory it asked the kernel for, WasmEdge finds that the module's data do not fit.
     let memory_bytes = minimum_memory_bytes(module);
@@ -129,20 +159,29 @@ fn instantiation_error(
     }
     match error {
         WasmEdgeError::Core(CoreError::Execution(_)) => Ok(outcome::<()>(Err(error.into()), wasi)),
-        WasmEdgeError::Core(CoreError::Instantiation(CoreInstantiationError::UnknownImport)) => {
-            Err(first_unknown_import(module, wasi)
-                .map_or_else(|| StartError::Link(error.into()), StartError::UnknownImport))
-        }
+        WasmEdgeError::Core(CoreError::Instantiation(CoreInstantiationError::UnknownImport)) => Err(
+            first_unknown_import(module, plugins.iter().chain([wasi.as_ref()]))
+                .map_or_else(|| StartError::Link(error.into()), StartError::UnknownImport),
+        ),
         error => Err(StartError::Link(error.into())),
     }
 }
 
-fn first_unknown_import(module: &Module, wasi: &WasiModule) -> Option<String> {
-    let known = wasi.as_ref().func_names().unwrap_or_default();
+fn first_unknown_import<'a>(module: &Module, hosts: impl Iterator<Item = &'a Instance>) -> Option<String> {
+    let known: HashMap<_, _> = hosts
+        .map(|host| {
+            (
+                host.name().unwrap_or_default(),
+                host.func_names().unwrap_or_default(),
+            )
+        })
+        .collect();
+    let is_known = |import: &ImportType| {
+        let names = known.get(&*import.module_name());
+        names.is_some_and(|names| names.iter().any(|name| *name == import.name()))
+    };
     let imports = module.imports();
-    let unknown = imports
-        .iter()
-        .find(|import| import.module_name() != WASI || !known.iter().any(|name| *name == import.name()))?;
+    let unknown = imports.iter().find(|import| !is_known(import))?;
     let (from, name) = (unknown.module_name(), unknown.name());
     Some(format!(
         "{} from {}",

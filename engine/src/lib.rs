@@ -10,4 +10,6 @@ pub mod header;
 pub mod line;
 pub mod outcome;
 pub mod preopens;
+pub mod resolver;
+pub mod services;
 pub mod settings;

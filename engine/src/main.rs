@@ -9,17 +9,22 @@
     reason = "signals, file descriptors and WasmEdge's C functions; each use says why"
 )]
 
+mod folders;
 mod guest;
 mod heap;
 mod names;
+mod plugins;
 mod process;
 mod signals;
+mod sockets;
 mod streams;
 mod wasi;
 
 use std::ffi::{c_char, c_int};
 
+use podwasm_engine::environment;
 use podwasm_engine::line::line;
+use podwasm_engine::outcome::Outcome;
 
 use process::Process;
 
@@ -30,14 +35,20 @@ const MODULE: &str = "/.podwasm/module/module.wasm";
 #[unsafe(no_mangle)]
 extern "C" fn main(_: c_int, arguments: *const *const c_char, variables: *const *const c_char) -> c_int {
     streams::occupy_closed();
-    signals::end_on_request();
-    names::use_files_and_dns();
     // SAFETY: these are the pointers that the C library was given by the kernel; nothing here changes
     // the arguments or the environment.
     let process = unsafe { Process::new(arguments, variables) };
-    let outcome = guest::run(MODULE.as_ref(), &process);
+    let outcome = run(&process).unwrap_or_else(Outcome::CannotStart);
     if let Some(message) = outcome.message(process.program()) {
         streams::write_stderr(line(&message).as_bytes());
     }
     process::leave(outcome.exit_code().into())
+}
+
+fn run(process: &Process) -> Result<Outcome, String> {
+    let settings = environment::settings(process.variables()).map_err(|error| error.to_string())?;
+    signals::end_on_request(settings.drain)
+        .map_err(|error| format!("there can be no thread to wait for signals: {error}"))?;
+    names::use_files_and_dns();
+    Ok(guest::run(MODULE.as_ref(), process, &settings))
 }

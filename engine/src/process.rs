@@ -24,6 +24,11 @@ impl Process {
         }
     }
 
+    /// The bytes of each variable, `NAME=value`.
+    pub fn variables(&self) -> impl DoubleEndedIterator<Item = &'static [u8]> {
+        self.variables.iter().map(|variable| variable.to_bytes())
+    }
+
     /// The program's name for messages.
     pub fn program(&self) -> &'static [u8] {
         self.arguments.first().map_or(b"", |argument| argument.to_bytes())

@@ -1,54 +1,49 @@
 //! The WASI host module: what the guest gets of this process.
 
 use std::ffi::{CStr, CString, c_char};
-use std::path::{Path, PathBuf};
-use std::{env, fs};
 
-use podwasm_engine::environment;
-use podwasm_engine::preopens::{self, RootFolder};
-use wasmedge_sdk::error::WasmEdgeError;
-use wasmedge_sdk::{AsInstance as _, WasmEdgeResult, wasi::WasiModule};
+use podwasm_engine::settings::Settings;
+use podwasm_engine::{environment, resolver};
+use wasmedge_sdk::{AsInstance as _, wasi::WasiModule};
 use wasmedge_sys::ffi;
 
+use crate::folders::{self, FolderError};
 use crate::process::Process;
+use crate::{heap, names};
 
-/// The host module with the process' arguments, environment and file system.
-pub fn module(process: &Process) -> WasmEdgeResult<WasiModule> {
-    let mut module = WasiModule::create(None, None, None)?;
-    let variables = process.variables.iter().map(|variable| variable.to_bytes());
-    let variables: Vec<CString> = environment::guest_environment(variables)
-        .into_iter()
-        .map(|variable| CString::new(variable).map_err(WasmEdgeError::from))
-        .collect::<Result<_, _>>()?;
-    initialise(&mut module, &process.arguments, &variables, &preopens());
-    Ok(module)
+/// Gives the module the process' arguments, environment and file system.
+pub fn initialise(
+    module: &mut WasiModule,
+    process: &Process,
+    settings: &Settings,
+    needs_dns_server: bool,
+) -> Result<(), FolderError> {
+    let preopens = folders::preopens(settings)?;
+    let variables = variables(process, needs_dns_server);
+    heap::in_order(preopens.len(), || {
+        initialise_with(module, &process.arguments, &variables, &preopens);
+    });
+    Ok(())
 }
 
-fn preopens() -> Vec<CString> {
-    // Where the working directory cannot be named (it was deleted, say), `/` is better than nothing.
-    let working_directory = env::current_dir().unwrap_or_else(|_| "/".into());
-    let folders = if working_directory == Path::new("/") {
-        Vec::new()
-    } else {
-        root_folders()
-    };
-    preopens::plan(&working_directory, &folders)
-}
-
-fn root_folders() -> Vec<RootFolder> {
-    let entries = fs::read_dir("/").into_iter().flatten().flatten();
-    let mut folders: Vec<_> = entries.filter_map(|entry| root_folder(entry.path())).collect();
-    folders.sort_by(|a, b| a.path.cmp(&b.path));
-    folders
-}
-
-fn root_folder(path: PathBuf) -> Option<RootFolder> {
-    let real = path.canonicalize().ok()?;
-    real.is_dir().then_some(RootFolder { path, real })
+fn variables(process: &Process, needs_dns_server: bool) -> Vec<CString> {
+    let given = environment::guest_environment(process.variables());
+    let names_server = resolver::names_server(given.iter().copied());
+    let dns_server = (needs_dns_server && !names_server).then(names::server).flatten();
+    let added = dns_server.map(|server| format!("{}={server}", resolver::VARIABLE).into_bytes());
+    let variables = given.into_iter().map(<[u8]>::to_vec).chain(added);
+    variables
+        .map(|variable| CString::new(variable).expect("it was a C string"))
+        .collect()
 }
 
 /// As `WasiModule::init_wasi`, which takes UTF-8 only.
-fn initialise(module: &mut WasiModule, arguments: &[&CStr], variables: &[CString], preopens: &[CString]) {
+fn initialise_with(
+    module: &mut WasiModule,
+    arguments: &[&CStr],
+    variables: &[CString],
+    preopens: &[CString],
+) {
     let arguments = pointers(arguments);
     let variables = pointers(variables);
     let preopens = pointers(preopens);

@@ -6,6 +6,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=$1
 
 clang-19 --target=wasm32-wasi -O2 -Wall -Wextra -Wno-infinite-recursion -s -o "$out/guest.wasm" "$here/c/guest.c"
+clang-19 --target=wasm32-wasi -O2 -Wall -Wextra -s -o "$out/dns.wasm" "$here/c/dns.c"
 
 CARGO_TARGET_DIR=$out/build CARGO_TARGET_WASM32_WASIP1_LINKER=wasm-ld PATH=/usr/bin:/usr/sbin /usr/bin/cargo build --quiet --release --locked --offline \
     --target wasm32-wasip1 --manifest-path "$here/rust/Cargo.toml"
@@ -25,6 +26,12 @@ cp "$out/hijack.so" "$out/elf.wasm"
 for program in native contain; do
     gcc -static -Os -Wall -Wextra -s -o "$out/$program" "$here/native/$program.c"
 done
+
+# A plugin and the library that it needs, which have no path to look for one another.
+gcc -shared -fPIC -Os -Wall -Wextra -Wl,-soname,libpodwasm_test_answer.so.1 -s \
+    -o "$out/libpodwasm_test_answer.so.1" "$here/plugin/answer.c"
+gcc -shared -fPIC -Os -Wall -Wextra -s -o "$out/libwasmedgePluginPodwasmTest.so" "$here/plugin/podwasm_test.c" \
+    "$out/libpodwasm_test_answer.so.1" -lwasmedge
 
 # A "universal" module: WasmEdge's compiler adds native code in a custom section. Here the section is that of
 # another module, so that a runtime that uses it gives itself away.

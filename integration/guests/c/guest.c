@@ -100,6 +100,15 @@ static int grow(void)
     return 0;
 }
 
+/* Removes a file by way of its opened folder. */
+static int remove_in(const char *folder, const char *name)
+{
+    int opened = open(folder, O_RDONLY | O_DIRECTORY);
+    if (opened < 0)
+        return fail("open", folder);
+    return unlinkat(opened, name, 0) ? fail("remove", name) : 0;
+}
+
 static void say(const char *text)
 {
     printf("%s\n", text);
@@ -122,10 +131,19 @@ int main(int argc, char **argv)
         return atoi(first);
     if (!strcmp(what, "grow"))
         return grow();
+    if (!strcmp(what, "nap")) { /* so many milliseconds, and then this exit code */
+        int milliseconds = atoi(first);
+        say("napping");
+        if (nanosleep(&(struct timespec){milliseconds / 1000, milliseconds % 1000 * 1000000L}, NULL))
+            return fail("sleep", first);
+        return atoi(second);
+    }
     if (!strcmp(what, "read")) {
         say("reading");
         return cat(STDIN_FILENO);
     }
+    if (!strcmp(what, "remove"))
+        return remove_in(first, second);
     if (!strcmp(what, "sleep")) {
         say("sleeping");
         for (;;)

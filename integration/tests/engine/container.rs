@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
@@ -19,13 +19,20 @@ pub const ENTRYPOINT: &str = "/app.wasm";
 
 /// Runs in new namespaces: puts the mounts in place and goes into the root folder.
 const SCRIPT: &str = r#"
-    root=$1 bundle=$2 entry=$3 module=$4 over=$5 mode=$6 limits=$7 redirect=$8
-    shift 8
+    root=$1 bundle=$2 entry=$3 module=$4 plugins=$5 over=$6 mode=$7 limits=$8 redirect=$9
+    shift 9
     mount --bind "$root" "$root"
     mount --bind "$bundle" "$root/.podwasm"
     mount -o remount,bind,ro "$root/.podwasm"
     mount --bind "$module" "$root/.podwasm/module"
+    mount --bind "$plugins" "$root/.podwasm/plugins"
     mount --bind "$root/.podwasm/$entry" "$over"
+    while [ "$1" != -- ]; do
+        mount --bind "$root$1" "$root$1"
+        mount -o remount,bind,ro "$root$1"
+        shift
+    done
+    shift
     mount -o "remount,bind,$mode" "$root"
     ulimit $limits
     eval "exec \"\$@\" $redirect"
@@ -41,7 +48,10 @@ pub struct Container {
     executable: String,
     limits: &'static str,
     mode: &'static str,
+    plugins: TempDir,
+    read_only: Vec<String>,
     redirect: &'static str,
+    settings: Vec<String>,
     user: u32,
     variables: Vec<OsString>,
 }
@@ -51,6 +61,7 @@ pub struct Running {
     process: Child,
     _root: TempDir,
     _module: TempDir,
+    _plugins: TempDir,
 }
 
 /// How a container ended.
@@ -77,7 +88,10 @@ impl Container {
             executable: ENTRYPOINT.into(),
             limits: "-c 0",
             mode: "rw",
+            plugins: temporary(),
+            read_only: Vec::new(),
             redirect: "",
+            settings: Vec::new(),
             user: 0,
             variables: Vec::new(),
         };
@@ -150,6 +164,26 @@ impl Container {
         self
     }
 
+    /// A file or folder of the container as a read-only mount.
+    pub fn read_only_mount(mut self, path: &str) -> Self {
+        self.read_only.push(path.to_owned());
+        self
+    }
+
+    /// A line of the settings that the plugin passes.
+    pub fn setting(mut self, line: &str) -> Self {
+        self.settings.push(line.to_owned());
+        self
+    }
+
+    /// A folder of plugins for the engine, with one of the files that the guests are built with.
+    pub fn plugin(self, name: &str, guest: &str) -> Self {
+        let folder = self.plugins.path().join(name);
+        fs::create_dir_all(&folder).expect("a folder for a plugin");
+        fs::copy(guest_file(guest), folder.join(guest)).expect("the guests are built");
+        self
+    }
+
     /// A redirection in the shell's words.
     pub fn redirect(mut self, redirection: &'static str) -> Self {
         self.redirect = redirection;
@@ -180,6 +214,7 @@ impl Container {
             process,
             _root: self.root,
             _module: self.module,
+            _plugins: self.plugins,
         }
     }
 
@@ -203,6 +238,10 @@ impl Container {
     }
 
     fn command(&self) -> Command {
+        let mut variables = self.variables.clone();
+        if !self.settings.is_empty() {
+            variables.push(format!("PODWASM_SETTINGS={}", self.settings.join("\n")).into());
+        }
         let mut command = Command::new("unshare");
         command
             .args([
@@ -219,14 +258,16 @@ impl Container {
             .arg(self.root.path())
             .arg(bundle())
             .arg(self.entry)
-            .arg(self.module.path())
+            .args([self.module.path(), self.plugins.path()])
             .arg(self.path(&self.executable))
             .args([self.mode, self.limits, self.redirect])
+            .args(&self.read_only)
+            .arg("--")
             .arg(guest_file("contain"))
             .arg(self.root.path())
             .arg(&self.directory)
-            .args([self.user.to_string(), self.variables.len().to_string()])
-            .args(&self.variables)
+            .args([self.user.to_string(), variables.len().to_string()])
+            .args(&variables)
             .arg(&self.executable)
             .args(&self.arguments)
             .stdin(Stdio::piped())
@@ -251,11 +292,27 @@ impl Running {
     }
 
     /// Sends a signal to the first process in the container, and says how that ended and how soon.
-    pub fn signal(mut self, signal: Signal) -> (ExitStatus, Duration) {
+    pub fn signal(self, signal: Signal) -> (ExitStatus, Duration) {
+        self.signal_by_number(signal as i32)
+    }
+
+    /// The same for a signal that has no name, as real-time signals have none.
+    pub fn signal_by_number(mut self, number: i32) -> (ExitStatus, Duration) {
+        self.send(number);
         let sent = Instant::now();
-        kill(self.first_process(), signal).expect("the process is there");
         let status = self.process.wait().expect("the container was started");
         (status, sent.elapsed())
+    }
+
+    /// Sends a signal and leaves it at that.
+    pub fn send(&mut self, number: i32) {
+        let sent = Command::new("kill")
+            .args([format!("-{number}"), self.first_process().to_string()])
+            .status();
+        assert!(
+            sent.expect("kill is there").success(),
+            "the process can be sent signals"
+        );
     }
 
     /// `unshare` has one child.

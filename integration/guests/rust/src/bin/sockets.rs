@@ -1,7 +1,7 @@
 //! Uses WasmEdge's sockets.
 //!
 //! `sockets loop PORT` listens, connects to itself, and sends a line through; `sockets resolve NAME` says what
-//! address the name has.
+//! address the name has, and `sockets resolve NAME SERVICE` also the port of the service.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::{env, process};
@@ -13,8 +13,9 @@ fn main() -> io::Result<()> {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["loop", port] => send_to_self(&format!("127.0.0.1:{port}")),
         ["resolve", name] => resolve(name),
+        ["resolve", name, service] => resolve_service(name, service),
         _ => {
-            eprintln!("usage: sockets loop PORT | sockets resolve NAME");
+            eprintln!("usage: sockets loop PORT | sockets resolve NAME [SERVICE]");
             process::exit(2);
         }
     }
@@ -35,6 +36,13 @@ fn send_to_self(address: &str) -> io::Result<()> {
 fn resolve(name: &str) -> io::Result<()> {
     for address in nslookup(name, "")? {
         println!("{}", address.ip());
+    }
+    Ok(())
+}
+
+fn resolve_service(name: &str, service: &str) -> io::Result<()> {
+    for address in nslookup(name, service)? {
+        println!("{address}");
     }
     Ok(())
 }
