@@ -55,11 +55,13 @@ pub fn end_on_request(drain: Duration) -> io::Result<()> {
     // SAFETY: SIG_IGN is valid for SIGPIPE, and nothing else has set a handler.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     handle(libc::SIGABRT, end_aborted);
-    FAULTS
-        .into_iter()
-        .for_each(|signal| handle_unless_ignored(signal, end));
+    for signal in FAULTS {
+        handle_unless_ignored(signal, end);
+    }
     if drain.is_zero() {
-        requests().for_each(|signal| handle_unless_ignored(signal, end));
+        for signal in requests() {
+            handle_unless_ignored(signal, end);
+        }
         unblock_all();
         Ok(())
     } else {
