@@ -77,9 +77,10 @@ impl<'a> Volume<'a> {
 
 /// A pod without the limits that a Wasm container would get here.
 async fn unlimited<'a>(node: &'a Node, name: &str) -> Result<PodHandle<'a>> {
-    let pod = node
-        .pod(name)
-        .annotation("wasm.noderesource.dev/pod", "memory: none\ncpu: none");
+    let pod = node.pod(name).annotation(
+        "wasm.noderesource.dev/pod",
+        "handler: engine\nmemory: none\ncpu: none",
+    );
     pod.run().await
 }
 

@@ -137,6 +137,12 @@ impl<'a> PodBuilder<'a> {
         self
     }
 
+    /// Changes what no method here does.
+    pub fn config(mut self, change: impl FnOnce(&mut proto::PodSandboxConfig)) -> Self {
+        change(&mut self.config);
+        self
+    }
+
     /// Runs the sandbox.
     pub async fn run(self) -> Result<PodHandle<'a>> {
         let request = proto::RunPodSandboxRequest {

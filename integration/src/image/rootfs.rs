@@ -111,6 +111,13 @@ impl Image {
         self
     }
 
+    /// Sets the config's `StopSignal`.
+    #[must_use]
+    pub fn stop_signal(mut self, signal: &str) -> Self {
+        self.config.set_stop_signal(Some(signal.to_owned()));
+        self
+    }
+
     /// Adds an annotation to the manifest.
     #[must_use]
     pub fn annotation(mut self, key: &str, value: &str) -> Self {
