@@ -38,13 +38,31 @@ fn loader_variables_are_the_guests_only() {
         .env("LD_DEBUG=all")
         .env("GLIBC_TUNABLES=glibc.malloc.check=3")
         .env("MALLOC_PERTURB_=1")
+        .env("LOCPATH=/lib")
+        .env("GCONV_PATH=/lib")
         .env("PODWASM_X=1")
         .env("LAST=1")
         .run();
     ended.expect_stdout(concat!(
         "FIRST=1\nLD_PRELOAD=/hijack.so\nLD_AUDIT=/hijack.so\nLD_LIBRARY_PATH=/lib\nLD_DEBUG=all\n",
-        "GLIBC_TUNABLES=glibc.malloc.check=3\nMALLOC_PERTURB_=1\nLAST=1\n"
+        "GLIBC_TUNABLES=glibc.malloc.check=3\nMALLOC_PERTURB_=1\nLOCPATH=/lib\nGCONV_PATH=/lib\nLAST=1\n"
     ));
+}
+
+#[test]
+#[ignore = "needs root and the engine's bundle"]
+fn variables_for_wasmedge_are_the_guests_only() {
+    let variables = [
+        "WASMEDGE_PLUGIN_PATH=/plugins",
+        "WASMEDGE_PLUGIN_PATH=/hijack.so",
+        "WASMEDGE_WASI_SOCKET=false",
+        "WASMEDGE_LOG_LEVEL=debug",
+        "XDG_CACHE_HOME=/plugins",
+        "SPDLOG_LEVEL=trace",
+    ];
+    let container = with_library().guest_file("/plugins/libwasmedgePluginEvil.so", "hijack.so");
+    let ended = variables.iter().fold(container, Container::env).run();
+    ended.expect_stdout(&format!("{}\n", variables.join("\n")));
 }
 
 #[test]
