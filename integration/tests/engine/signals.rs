@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::container::Container;
+use crate::container::{Container, Running};
 
 fn check(what: &[&str], says: &str, signal: Signal, code: i32) {
     let mut container = Container::new("guest.wasm").args(what).start();
@@ -64,12 +64,11 @@ fn ending_signals() -> impl Iterator<Item = i32> {
 #[test]
 #[ignore = "needs root and the engine's bundle"]
 fn any_signal_that_ends_a_process_can_be_the_stop_signal() {
-    for number in ending_signals() {
-        for drain in ["0", "1"] {
-            let mut container = Container::new("guest.wasm")
-                .args(["sleep"])
-                .setting(&format!("drain_ms={drain}"))
-                .start();
+    for drain in ["0", "1"] {
+        // All at once: what takes time is to start them.
+        let start = |number| (number, sleeping(drain));
+        let containers: Vec<_> = ending_signals().map(start).collect();
+        for (number, mut container) in containers {
             container.says("sleeping\n");
             let (status, took) = container.signal_by_number(number);
             assert_eq!(
@@ -80,6 +79,11 @@ fn any_signal_that_ends_a_process_can_be_the_stop_signal() {
             assert!(took < Duration::from_secs(1), "signal {number} took {took:?}");
         }
     }
+}
+
+fn sleeping(drain: &str) -> Running {
+    let container = Container::new("guest.wasm").args(["sleep"]);
+    container.setting(&format!("drain_ms={drain}")).start()
 }
 
 #[test]
@@ -99,7 +103,7 @@ fn other_signals_change_nothing() {
     }
 }
 
-fn draining(what: &[&str], says: &str) -> crate::container::Running {
+fn draining(what: &[&str], says: &str) -> Running {
     let mut container = Container::new("guest.wasm")
         .args(what)
         .setting("drain_ms=1000")
