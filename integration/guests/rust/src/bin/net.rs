@@ -6,7 +6,6 @@
 //! | `net udp ADDRESS OTHER` | sends a datagram from a socket to another and back |
 //! | `net open` | opens a socket of each kind |
 //! | `net resolve NAME 4` (or `6`) | the addresses that the engine's own `getaddrinfo` has for the name |
-//! | `net ask SERVER NAME` | those that a name server has, asked by the guest itself over TCP, as crates do |
 //! | `net connect ADDRESS` | connects, and says to which address |
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,12 +14,11 @@ use std::os::fd::AsRawFd;
 use std::{env, process};
 
 use wasmedge_wasi_socket::socket::{AddressFamily, Socket, SocketType, WasiAddress, WasiAddrinfo};
-use wasmedge_wasi_socket::{nslookup_with_dns_server, Shutdown, TcpListener, TcpStream, UdpSocket};
+use wasmedge_wasi_socket::{Shutdown, TcpListener, TcpStream, UdpSocket};
 
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let done = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["ask", server, name] => ask(server, name),
         ["connect", address] => connect(address),
         ["open"] => open(),
         ["resolve", name, "4"] => resolve(name, AddressFamily::Inet4),
@@ -28,7 +26,7 @@ fn main() {
         ["tcp", address] => tcp(address),
         ["udp", address, other] => udp(address, other),
         _ => {
-            eprintln!("usage: net ask|connect|open|resolve|tcp|udp ARGUMENT...");
+            eprintln!("usage: net connect|open|resolve|tcp|udp ARGUMENT...");
             process::exit(2);
         }
     };
@@ -94,11 +92,6 @@ fn connected(address: &str) -> io::Result<TcpStream> {
 #[link(wasm_import_module = "wasi_snapshot_preview1")]
 extern "C" {
     fn sock_connect(socket: i32, address: *const WasiAddress, port: u32) -> i32;
-}
-
-fn ask(server: &str, name: &str) -> io::Result<()> {
-    nslookup_with_dns_server(server, name, "")?.iter().for_each(|address| println!("{}", address.ip()));
-    Ok(())
 }
 
 fn resolve(name: &str, family: AddressFamily) -> io::Result<()> {
