@@ -294,6 +294,8 @@ on_nodes! {
         let address = SocketAddr::new(pod.ip().await?, PORT);
         let answer = node.http(address, "/file/run/secrets/app/token").await?;
         assert_eq!((answer.status, answer.text().as_str()), (200, "s3cret"));
+        let limits = server.info().await?["runtimeSpec"]["linux"]["resources"].clone();
+        assert_eq!(limits["memory"]["limit"], 50 << 20, "the default limit is enough");
         let answer = node.http(address, "/file/run/secrets/app/foreign").await?;
         assert_eq!(answer.status, 500, "{}", answer.text());
         ensure!(answer.text().contains("Permission denied"), "{}", answer.text());

@@ -61,6 +61,22 @@ on_nodes! {
         pod.remove().await?;
     }
 
+    async fn requests_reach_the_runtime(node: &Node) {
+        let image = guest_c(node).await?;
+        let pod = node.pod("requests").run().await?;
+        let container = pod.container("c").image(&image).args(["sleep"]).config(|config| {
+            let resources = config.linux.get_or_insert_default().resources.get_or_insert_default();
+            resources.cpu_shares = 512;
+        });
+        let container = container.start().await?;
+        let cpu = container.info().await?["runtimeSpec"]["linux"]["resources"]["cpu"].clone();
+        assert_eq!(cpu["shares"], 512, "{cpu}");
+        // Half a CPU was asked for, so the node's default limit of a fifth gives way.
+        let (quota, period) = (cpu["quota"].as_i64(), cpu["period"].as_i64());
+        ensure!(quota.zip(period).is_none_or(|(quota, period)| quota * 2 >= period), "{cpu}");
+        pod.remove().await?;
+    }
+
     async fn limits_change_in_place(node: &Node) {
         let image = guest_c(node).await?;
         let pod = node.pod("resize").run().await?;
