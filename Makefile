@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # Debian packages that Rust, the root folders and the lints need on this machine.
-PACKAGES := gcc libc6-dev mmdebstrap shellcheck iproute2 util-linux procps
+PACKAGES := gcc iproute2 libc6-dev mmdebstrap procps python3-pip shellcheck util-linux
 SCRIPTS := $(wildcard */*.sh */*/*.sh)
 # Node tests start pods by the dozen: more at once than this only makes them wait for each other.
 NODE_TEST_THREADS ?= 4
@@ -45,7 +45,8 @@ docs: setup ## The API's documentation, without a broken link
 node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1
 	cargo build --quiet -p podwasm -p podwasm-integration --bins
 	cargo build --quiet -p nri --examples
-	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
+	@# Whoever started make may ignore signals, and programs inherit that.
+	env --default-signal cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
 
 engine: setup ## The engine and the bundle it ships in: target/engine/bundle
 	engine/bundle/build.sh

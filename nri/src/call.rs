@@ -34,6 +34,11 @@ impl Call {
         }
     }
 
+    /// The same call by the name of the event that it is about: before NRI 0.12, most share one method.
+    pub(crate) fn named(self, method: &'static str) -> Self {
+        Self { method, ..self }
+    }
+
     /// When the answer has to be ready.
     ///
     /// A little before the runtime gives up, so that there is time to bring the answer across. A
@@ -48,7 +53,7 @@ impl Call {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// The protocol's name of the method, for example `CreateContainer`.
+    /// The name of the method or event, for example `CreateContainer`.
     pub fn method(&self) -> &'static str {
         self.method
     }

@@ -140,10 +140,15 @@ async fn state_change<P: Plugin>(
     call: Call,
     change: api::StateChangeEvent,
 ) -> Result<Vec<u8>, Status> {
+    let event = Event::try_from(change.event).unwrap_or(Event::Unknown);
+    let call = match Events::name(event) {
+        Some(name) => call.named(name),
+        None => call,
+    };
     let method = call.method();
     let pod = pod(method, change.pod)?;
     let container = || container(method, change.container);
-    match Event::try_from(change.event).unwrap_or(Event::Unknown) {
+    match event {
         Event::RunPodSandbox => plugin.run_pod_sandbox(call, pod).await?,
         Event::PostUpdatePodSandbox => plugin.post_update_pod_sandbox(call, pod).await?,
         Event::StopPodSandbox => plugin.stop_pod_sandbox(call, pod).await?,

@@ -27,6 +27,14 @@ macro_rules! events {
             $($(#[$doc])* pub const $name: Self = Self::of(Event::$event);)*
 
             const NAMED: [(Self, &'static str); 14] = [$((Self::$name, stringify!($event))),*];
+
+            /// The protocol's name of an event, if it is a known one.
+            pub(crate) fn name(event: Event) -> Option<&'static str> {
+                match event {
+                    $(Event::$event => Some(stringify!($event)),)*
+                    _ => None,
+                }
+            }
         }
     };
 }

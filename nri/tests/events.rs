@@ -83,13 +83,13 @@ async fn older_runtimes_tell_of_state_changes() {
     let running = run();
     let plugin = admitted(&running).await;
     for (event, expected) in [
-        (Event::RunPodSandbox, "run_pod_sandbox StateChange p "),
+        (Event::RunPodSandbox, "run_pod_sandbox RunPodSandbox p "),
         (
             Event::PostUpdatePodSandbox,
-            "post_update_pod_sandbox StateChange p ",
+            "post_update_pod_sandbox PostUpdatePodSandbox p ",
         ),
-        (Event::StopPodSandbox, "stop_pod_sandbox StateChange p "),
-        (Event::RemovePodSandbox, "remove_pod_sandbox StateChange p "),
+        (Event::StopPodSandbox, "stop_pod_sandbox StopPodSandbox p "),
+        (Event::RemovePodSandbox, "remove_pod_sandbox RemovePodSandbox p "),
     ] {
         plugin.state_change(event, pod("p"), None).await.unwrap();
         assert_eq!(running.log.next().await, expected);
@@ -97,15 +97,18 @@ async fn older_runtimes_tell_of_state_changes() {
     for (event, expected) in [
         (
             Event::PostCreateContainer,
-            "post_create_container StateChange p c",
+            "post_create_container PostCreateContainer p c",
         ),
-        (Event::StartContainer, "start_container StateChange p c"),
-        (Event::PostStartContainer, "post_start_container StateChange p c"),
+        (Event::StartContainer, "start_container StartContainer p c"),
+        (
+            Event::PostStartContainer,
+            "post_start_container PostStartContainer p c",
+        ),
         (
             Event::PostUpdateContainer,
-            "post_update_container StateChange p c",
+            "post_update_container PostUpdateContainer p c",
         ),
-        (Event::RemoveContainer, "remove_container StateChange p c"),
+        (Event::RemoveContainer, "remove_container RemoveContainer p c"),
     ] {
         plugin
             .state_change(event, pod("p"), Some(container("c")))
