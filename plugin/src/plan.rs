@@ -9,7 +9,6 @@ use podwasm_engine::settings::{self as engine, MAX_PAGES, PAGE_BYTES};
 use crate::annotation::{Aot, Limit, Preopens, Settings};
 use crate::facts::{Facts, Limits, MountFact};
 use crate::policy::Policy;
-use crate::quantity::Quantity;
 use crate::store::Module;
 
 /// What the engine takes besides the guest's memory and the module itself.
@@ -32,14 +31,21 @@ pub struct Plan {
     pub engine: engine::Settings,
 }
 
-/// The limits that a container which runs no module of ours gets, if it sets none itself.
+/// The limits that a container gets, if it sets none itself. A limit that is asked for is never below `need` bytes; the policy's
+/// leaves half of itself besides, so that a module which is large to load can still allocate.
 pub fn limits(settings: &Settings, policy: &Policy, own: &Limits, need: u64) -> Limits {
-    let chosen = |asked: Option<Limit>, default| match asked.unwrap_or(default) {
-        Limit::None => None,
-        Limit::Of(quantity) => Some(quantity),
+    let memory = match (settings.memory, policy.default_memory) {
+        (Some(Limit::Of(asked)), _) => Some(asked.to_units().max(need)),
+        (None, Limit::Of(default)) => {
+            let default = default.to_units();
+            Some(default.max(need.saturating_add(default / 2)))
+        }
+        (Some(Limit::None), _) | (None, Limit::None) => None,
     };
-    let memory = chosen(settings.memory, policy.default_memory).map(|quantity| quantity.to_units().max(need));
-    let cpu = chosen(settings.cpu, policy.default_cpu).map(Quantity::to_thousandths);
+    let cpu = match settings.cpu.unwrap_or(policy.default_cpu) {
+        Limit::None => None,
+        Limit::Of(quantity) => Some(quantity.to_thousandths()),
+    };
     Limits {
         cpu_period: None,
         cpu_quota: cpu
@@ -165,6 +171,7 @@ mod tests {
     use super::*;
     use crate::facts::{Entrypoint, Runtime};
     use crate::module::Outline;
+    use crate::quantity::Quantity;
 
     const MEBIBYTE: u64 = 1 << 20;
 
@@ -256,7 +263,7 @@ mod tests {
         let large = module(4 * MEBIBYTE, 16 * 10);
         assert_eq!(
             memory(None, "", "", &large),
-            (Some((8 + 120 + 10) * MEBIBYTE), 160)
+            (Some((8 + 120 + 10 + 25) * MEBIBYTE), 160 + 25 * 16)
         );
         assert_eq!(memory(None, "memory: 1Mi", "", &large).0, Some(138 * MEBIBYTE));
     }

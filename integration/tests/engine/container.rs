@@ -315,6 +315,23 @@ impl Running {
         );
     }
 
+    /// Waits until no signal is pending: of several that are, the kernel hands out the one with the lowest number first.
+    pub fn has_taken_signals(&self) {
+        let status = format!("/proc/{}/status", self.first_process());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let pending = || {
+            let status = fs::read_to_string(&status).expect("the process is there");
+            let masks = status.lines().filter_map(|line| line.strip_prefix("ShdPnd:"));
+            masks
+                .map(str::trim)
+                .any(|mask| mask.contains(|digit| digit != '0'))
+        };
+        while pending() {
+            assert!(Instant::now() < deadline, "the signals are still pending");
+            std::thread::yield_now();
+        }
+    }
+
     /// `unshare` has one child.
     fn first_process(&self) -> Pid {
         let unshare = self.process.id();

@@ -147,6 +147,7 @@ fn a_guest_that_ends_while_it_drains_has_its_own_code() {
 fn the_first_signal_counts() {
     let mut container = draining(&["sleep"], "sleeping\n");
     container.send(Signal::SIGTERM as i32);
+    container.has_taken_signals();
     container.send(Signal::SIGINT as i32);
     let (status, took) = container.signal(Signal::SIGTERM);
     assert_eq!(status.code(), Some(143));
