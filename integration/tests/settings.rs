@@ -1,16 +1,12 @@
 //! What podwasm adds to a Wasm container, what pods may ask for, and what a node's policy says to that.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, ensure};
-use podwasm_integration::node::target;
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::{PATIENCE, until};
 
 const MEBIBYTE: i64 = 1 << 20;
-
-fn guest(name: &str) -> Vec<u8> {
-    let path = target().join("guests").join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make guests`", path.display()))
-}
 
 async fn push(node: &Node) -> Result<String> {
     node.push(
@@ -110,6 +106,19 @@ on_nodes! {
             let limit = limit.unwrap_or(50 * MEBIBYTE) / MEBIBYTE;
             ensure!(grew > limit / 2 && grew < limit, "{name}: {stdout}");
         }
+        pod.remove().await?;
+    }
+
+    async fn a_guest_drains_as_long_as_its_pod_says(node: &Node) {
+        node.podwasm().await?;
+        let image = push(node).await?;
+        let pod = node.pod("drain").annotation("wasm.noderesource.dev/container.c", "drain: 1s").run().await?;
+        let container = pod.container("c").image(&image).args(["sleep"]).start().await?;
+        container.wait_stdout("sleep").await?;
+        let asked = Instant::now();
+        container.stop(Duration::from_secs(20)).await?;
+        assert_eq!(container.wait_exit().await?, 143);
+        ensure!(asked.elapsed() >= Duration::from_secs(1), "it went on for only {:?}", asked.elapsed());
         pod.remove().await?;
     }
 
@@ -245,6 +254,55 @@ async fn the_policy_is_followed_and_bad_ones_are_not() -> Result<()> {
     write("default_memory: 40Mi\n")?;
     logged("policy read again").await?;
     assert_eq!(create("team-b").await?, Ok((Some(40 * MEBIBYTE), Some(20_000))));
+    node.stop().await
+}
+
+#[tokio::test]
+#[ignore = "needs root and a node"]
+async fn plugins_that_the_policy_names_can_be_asked_for() -> Result<()> {
+    let node = Node::start(Flavor::Forky, Runtime::Runc).await?;
+    std::fs::create_dir_all(node.path("/opt/plugins/test"))?;
+    for file in ["libwasmedgePluginPodwasmTest.so", "libpodwasm_test_answer.so.1"] {
+        std::fs::write(node.path(format!("/opt/plugins/test/{file}")), guest(file))?;
+    }
+    std::fs::write(node.path("/tmp/policy.yaml"), "plugins: [test]\n")?;
+    let _plugin = node
+        .start_podwasm_with(["--config", "/tmp/policy.yaml", "--plugins", "/opt/plugins"])
+        .await?;
+    let image = node.push("plugin", &guest_image("plugin")).await?;
+    let run = async |annotation: &str| {
+        let pod = node
+            .pod("plugin")
+            .annotation("wasm.noderesource.dev", annotation)
+            .run()
+            .await?;
+        let container = pod.container("c").image(&image).start().await?;
+        let ended = (container.wait_exit().await?, container.logs()?.stderr);
+        pod.remove().await?;
+        anyhow::Ok(ended)
+    };
+    assert_eq!(run("plugins: [test]").await?, (42, String::new()));
+    let (code, stderr) = run("plugins: []").await?;
+    ensure!(
+        code == 126 && stderr.contains("which this engine does not have"),
+        "{code}: {stderr}"
+    );
+
+    let pod = node
+        .pod("plugin")
+        .annotation("wasm.noderesource.dev", "plugins: [other]")
+        .run()
+        .await?;
+    let error = pod
+        .container("c")
+        .image(&image)
+        .create()
+        .await
+        .expect_err("the policy does not name it");
+    ensure!(
+        format!("{error:#}").contains("plugin 'other' is not allowed on this node; allowed are test"),
+        "{error:#}"
+    );
     node.stop().await
 }
 

@@ -8,12 +8,6 @@ use podwasm_integration::image::{Artifact, Content};
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::until;
 
-/// A module or program that `integration/guests/build.sh` has built.
-fn guest(name: &str) -> Vec<u8> {
-    let path = podwasm_integration::node::target().join("guests").join(name);
-    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run `make guests`", path.display()))
-}
-
 /// An image for Linux with one file, which is its entrypoint.
 fn image(path: &str, bytes: Vec<u8>) -> Image {
     Image::linux().program(path, bytes).entrypoint([path])
