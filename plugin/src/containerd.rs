@@ -3,7 +3,8 @@
 //! Every call carries the namespace and a deadline, and each error says what was being asked.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
@@ -52,6 +53,9 @@ const NAMESPACE: &str = "k8s.io";
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A manifest or image config above this is not read. Registries commonly cap manifests at 4 MiB.
 const MAX_DOCUMENT_BYTES: i64 = 8 << 20;
+
+/// Which snapshot an image was unpacked to, by the snapshotter's name behind it.
+const SNAPSHOT_LABEL: &str = "containerd.io/gc.ref.snapshot.";
 
 /// Why containerd could not say what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -179,6 +183,43 @@ impl Containerd {
             .mounts)
     }
 
+    /// How a committed snapshot and those below it would be mounted. For that containerd makes a view, which is removed
+    /// before anything else is done. No lease holds it: should this process end in between, containerd collects it.
+    pub async fn committed_mounts(&self, snapshotter: &str, parent: &str) -> Result<Vec<Mount>, Error> {
+        static VIEWS: AtomicU64 = AtomicU64::new(0);
+        let number = VIEWS.fetch_add(1, Ordering::Relaxed);
+        let key = format!("podwasm-{}-{}-{number}", std::process::id(), nanoseconds());
+        let mut snapshots = SnapshotsClient::new(self.channel.clone());
+        let view = pb::snapshots::ViewSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.clone(),
+            parent: parent.to_owned(),
+        };
+        let viewed = snapshots.view(view).await;
+        let removal = pb::snapshots::RemoveSnapshotRequest {
+            snapshotter: snapshotter.to_owned(),
+            key: key.clone(),
+        };
+        // Whatever the answer was: one that came too late has made the view all the same.
+        let removed = snapshots.remove(removal).await;
+        let mounts = viewed.map_err(Error::call(format!("show snapshot {parent}")))?;
+        match removed {
+            Err(status) if status.code() != Code::NotFound => {
+                Err(Error::call(format!("remove snapshot {key}"))(status))
+            }
+            _ => Ok(mounts.into_inner().mounts),
+        }
+    }
+
+    /// The snapshots that keep an image's files, by their snapshotters: what the labels of the image's config name.
+    pub async fn unpacked(&self, config: &str) -> Result<Vec<(String, String)>, Error> {
+        let labels = self.blob(config).await?.labels;
+        let snapshot = |(label, snapshot): (String, String)| {
+            Some((label.strip_prefix(SNAPSHOT_LABEL)?.to_owned(), snapshot))
+        };
+        Ok(labels.into_iter().filter_map(snapshot).collect())
+    }
+
     /// What an image's name stands for at this moment.
     pub async fn image(&self, name: &str) -> Result<Descriptor, Error> {
         let doing = format!("look up image {name}");
@@ -241,14 +282,24 @@ impl Containerd {
 
     /// A blob's size in bytes.
     pub async fn blob_size(&self, digest: &str) -> Result<i64, Error> {
+        Ok(self.blob(digest).await?.size)
+    }
+
+    async fn blob(&self, digest: &str) -> Result<pb::content::Info, Error> {
         let doing = format!("look up blob {digest}");
         let request = pb::content::InfoRequest {
             digest: digest.to_owned(),
         };
         let answer = ContentClient::new(self.channel.clone()).info(request).await;
         let info = answer.map_err(Error::call(&doing))?.into_inner().info;
-        Ok(info.ok_or(Error::Empty { doing })?.size)
+        info.ok_or(Error::Empty { doing })
     }
+}
+
+/// Makes names unique where process ids come back.
+fn nanoseconds() -> u128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos())
 }
 
 async fn next_piece(

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use nri::{Identity, Preinstalled, Runner};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -92,13 +93,8 @@ fn find_bundle(flags: &Run) -> anyhow::Result<Bundle> {
         "the engine's bundle {} has to be an absolute path",
         folder.display()
     );
-    for part in ["engine", "launch", "lib", "module", "VERSION"] {
-        let part = folder.join(part);
-        ensure!(
-            part.exists(),
-            "the engine's bundle is not whole: {} is missing",
-            part.display()
-        );
+    if let Some(part) = missing_part(folder) {
+        bail!("the engine's bundle is not whole: {} is missing", part.display());
     }
     let version = fs::read_to_string(folder.join("VERSION")).context("cannot read the engine's version")?;
     Ok(Bundle {
@@ -106,6 +102,12 @@ fn find_bundle(flags: &Run) -> anyhow::Result<Bundle> {
         plugins: flags.plugins.clone(),
         version: version.trim().to_owned(),
     })
+}
+
+/// What a bundle lacks, if anything.
+pub fn missing_part(bundle: &Path) -> Option<PathBuf> {
+    let parts = ["engine", "launch", "lib", "module", "VERSION"].map(|part| bundle.join(part));
+    parts.into_iter().find(|part| !part.exists())
 }
 
 fn told_to_end() -> anyhow::Result<impl Future<Output = ()>> {

@@ -17,12 +17,83 @@ pub struct Flags {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Says what an image, an archive or a file is, and what podwasm would do with it.
+    ///
+    /// Nothing is run, pulled or changed. The rules are the daemon's own, with the policy and annotations given here.
+    #[command(args_override_self = true, after_help = INSPECT_EXIT_CODES)]
+    Inspect(Inspect),
     /// Runs the node's daemon: an NRI plugin that routes Wasm containers to the engine.
     ///
     /// It needs containerd with NRI switched on (the default since 2.0), root, and the engine's bundle.
     /// Containers that hold no Wasm are never changed. It runs until SIGTERM or SIGINT.
     #[command(args_override_self = true)]
     Run(Run),
+}
+
+const INSPECT_EXIT_CODES: &str = "\
+Exit codes:
+  0  a container of it would run, natively or as Wasm
+  1  it would not: refused, not pulled, no command, or it would start and fail
+  2  it cannot be inspected: not there, unreadable, malformed, or the flags are wrong";
+
+/// Flags of `podwasm inspect`.
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// A file, an OCI image layout (folder or archive), or the name of an image in containerd.
+    pub target: String,
+    /// What the target is, instead of what it looks like.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub r#as: Option<TargetKind>,
+    /// Prints one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// The pod's command, instead of the image's entrypoint.
+    #[arg(long, num_args = 1.., value_name = "WORD", action = clap::ArgAction::Set)]
+    pub command: Vec<String>,
+    /// Which image of a layout that holds several, by its name or digest.
+    #[arg(long, value_name = "NAME")]
+    pub r#ref: Option<String>,
+    /// An annotation of the pod. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_and_value, action = clap::ArgAction::Append)]
+    pub annotation: Vec<(String, String)>,
+    /// The container's name, for annotations that name one.
+    #[arg(long, default_value = "app")]
+    pub container: String,
+    /// The pod's namespace in Kubernetes.
+    #[arg(long, default_value = "default")]
+    pub namespace: String,
+    /// What runs the pod: the program of an OCI runtime, or the name of a containerd shim.
+    #[arg(long, default_value = "runc")]
+    pub runtime: String,
+    /// containerd's socket.
+    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    pub containerd_socket: PathBuf,
+    /// The node's policy, a YAML file. Without it, the daemon's own is used, or the defaults hold.
+    #[arg(long, value_name = "POLICY")]
+    pub config: Option<PathBuf>,
+    /// The engine's bundle on this node.
+    #[arg(long, default_value = "/opt/podwasm/engine")]
+    pub engine: PathBuf,
+    /// The plugins on this node.
+    #[arg(long, default_value = "/opt/podwasm/plugins")]
+    pub plugins: PathBuf,
+}
+
+/// What can be inspected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TargetKind {
+    /// An OCI image layout, as a folder or an archive.
+    Archive,
+    /// A module, component, program or any other file.
+    File,
+    /// An image in containerd.
+    Image,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    let (key, value) = pair.ok_or("it is not KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Flags of `podwasm run`.
@@ -94,10 +165,41 @@ mod tests {
             "--log-format",
             "json",
         ];
-        let Command::Run(run) = Flags::parse_from(flags).command;
+        let Command::Run(run) = Flags::parse_from(flags).command else {
+            panic!("it is another command")
+        };
         assert_eq!(
             (run.name.as_str(), run.idx.as_str(), run.log_format),
             ("a", "05", LogFormat::Json)
         );
+    }
+
+    #[test]
+    fn what_is_inspected_and_how() {
+        let flags = [
+            "podwasm",
+            "inspect",
+            "--command",
+            "/app.wasm",
+            "serve",
+            "--annotation",
+            "a=b=c",
+            "--annotation",
+            "d=",
+            "--as",
+            "archive",
+            "x.tar",
+        ];
+        let Command::Inspect(inspect) = Flags::parse_from(flags).command else {
+            panic!("it is another command")
+        };
+        assert_eq!(inspect.command, ["/app.wasm", "serve"]);
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(inspect.annotation, [pair("a", "b=c"), pair("d", "")]);
+        assert_eq!(
+            (inspect.r#as, inspect.target.as_str()),
+            (Some(TargetKind::Archive), "x.tar")
+        );
+        assert!(Flags::try_parse_from(["podwasm", "inspect", "x", "--annotation", "a"]).is_err());
     }
 }

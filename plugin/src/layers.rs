@@ -19,9 +19,9 @@ use rustix::io::Errno;
 use crate::facts::MountFact;
 
 /// As many links as the kernel follows in one path.
-const MAX_LINKS: usize = 40;
+pub const MAX_LINKS: usize = 40;
 /// The kernel's `PATH_MAX`; also bounds what links add.
-const MAX_PATH_BYTES: usize = 4096;
+pub const MAX_PATH_BYTES: usize = 4096;
 const STAY_INSIDE: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_SYMLINKS)
@@ -266,7 +266,7 @@ impl Walk {
 }
 
 /// The names in a path; `.` and the root itself are none.
-fn names(path: &Path) -> VecDeque<OsString> {
+pub fn names(path: &Path) -> VecDeque<OsString> {
     let name = |component: Component<'_>| match component {
         Component::CurDir | Component::Prefix(_) | Component::RootDir => None,
         Component::Normal(name) => Some(name.to_owned()),

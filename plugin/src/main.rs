@@ -14,6 +14,7 @@ mod entrypoint;
 mod facts;
 mod flags;
 mod image;
+mod inspect;
 mod layers;
 mod metrics;
 mod module;
@@ -26,13 +27,16 @@ mod quantity;
 mod store;
 mod verdicts;
 
+use std::process::ExitCode;
+
 use clap::Parser as _;
 
 use flags::{Command, Flags};
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     match Flags::parse().command {
-        Command::Run(flags) => daemon::run(flags).await,
+        Command::Inspect(flags) => Ok(inspect::run(flags).await),
+        Command::Run(flags) => daemon::run(flags).await.map(|()| ExitCode::SUCCESS),
     }
 }

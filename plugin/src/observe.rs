@@ -24,7 +24,7 @@ use crate::store::{self, Kept, Store};
 use crate::verdicts::{Key, Layer, Verdicts};
 
 /// The shims that hand a container to a plain OCI runtime.
-const OCI_SHIMS: [&str; 2] = ["io.containerd.runc.v1", "io.containerd.runc.v2"];
+pub const OCI_SHIMS: [&str; 2] = ["io.containerd.runc.v1", "io.containerd.runc.v2"];
 /// More pods than a node runs.
 const SANDBOXES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Chunks of a blob that are under way between containerd and the store.
@@ -248,8 +248,8 @@ impl Observer {
     }
 }
 
-/// The program is the node's own, named in containerd's configuration.
-async fn ask_crun(program: &str) -> Result<(), String> {
+/// Whether this crun runs modules, and if not, why. The program is the node's own, named in containerd's configuration.
+pub async fn ask_crun(program: &str) -> Result<(), String> {
     let output = tokio::process::Command::new(program)
         .arg("--version")
         .kill_on_drop(true)
@@ -272,7 +272,7 @@ fn is_still_good(found: &Observation) -> bool {
 }
 
 /// The folders of a snapshot, topmost first. A snapshot without parents is a bind mount of its own folder.
-fn layer_folders(mounts: &[Mount]) -> Result<Vec<PathBuf>, Error> {
+pub fn layer_folders(mounts: &[Mount]) -> Result<Vec<PathBuf>, Error> {
     let mut folders = Vec::new();
     for mount in mounts {
         match mount.r#type.as_str() {
@@ -328,12 +328,7 @@ async fn look(
         let (store, search, mounts) = (store.clone(), search.clone(), subject.mounts);
         move || -> Result<_, Error> {
             let folders: Vec<_> = layers.iter().map(|layer| &layer.path).collect();
-            let finder = Finder {
-                entered_volume: Cell::new(false),
-                layers: Layers::open(&folders, mounts)?,
-                store,
-            };
-            Ok((finder.find(&search)?, finder.entered_volume.get()))
+            find(&Layers::open(&folders, mounts)?, &store, &search)
         }
     };
     let (mut entrypoint, entered_volume) = blocking(in_layers).await?;
@@ -373,14 +368,35 @@ async fn image_facts(containerd: &Containerd, target: containerd::Descriptor) ->
     Ok(image::facts(&manifest, &config)?)
 }
 
-/// Looks for the entrypoint in the layers of an image.
-struct Finder {
-    entered_volume: Cell<bool>,
-    layers: Layers,
-    store: Arc<Store>,
+/// The files that a container will have.
+pub trait RootFs {
+    /// Follows a path to its end.
+    fn resolve(&self, path: &Path) -> Result<Resolved, Error>;
 }
 
-impl Finder {
+impl RootFs for Layers {
+    fn resolve(&self, path: &Path) -> Result<Resolved, Error> {
+        Ok(Self::resolve(self, path)?)
+    }
+}
+
+/// Looks for the entrypoint among a container's files, and says whether a volume was looked into.
+pub fn find(root: &impl RootFs, store: &Store, search: &Search) -> Result<(Entrypoint, bool), Error> {
+    let finder = Finder {
+        entered_volume: Cell::new(false),
+        root,
+        store,
+    };
+    Ok((finder.find(search)?, finder.entered_volume.get()))
+}
+
+struct Finder<'a, R> {
+    entered_volume: Cell<bool>,
+    root: &'a R,
+    store: &'a Store,
+}
+
+impl<R: RootFs> Finder<'_, R> {
     fn find(&self, search: &Search) -> Result<Entrypoint, Error> {
         match search {
             Search::Path(path) => self.examine(self.resolve(path)?, None),
@@ -392,7 +408,7 @@ impl Finder {
     }
 
     fn resolve(&self, path: &Path) -> Result<Resolved, Error> {
-        let resolved = self.layers.resolve(path)?;
+        let resolved = self.root.resolve(path)?;
         self.entered_volume
             .set(self.entered_volume.get() || resolved.in_volume);
         Ok(resolved)
@@ -487,24 +503,39 @@ async fn in_artifact(
     search: &Search,
     program: &str,
 ) -> Result<Entrypoint, Error> {
-    let Some(cover) = place(search) else {
-        return Ok(Entrypoint::Missing);
-    };
+    match meant(layers, search, program) {
+        Ok((layer, cover)) => in_layer(layer, cover, keep_blob(containerd, store, &layer.digest).await?),
+        Err(instead) => Ok(instead),
+    }
+}
+
+/// The layer of an artifact that a command means, and where the engine goes; or what there is instead.
+pub fn meant<'a>(
+    layers: &'a [WasmLayer],
+    search: &Search,
+    program: &str,
+) -> Result<(&'a WasmLayer, PathBuf), Entrypoint> {
+    let cover = place(search).ok_or(Entrypoint::Missing)?;
     let Some(layer) = choose(layers, program) else {
         let titles = layers
             .iter()
             .map(|layer| layer.title.clone().unwrap_or_else(|| layer.digest.clone()))
             .collect();
-        return Ok(Entrypoint::Unusable {
+        return Err(Entrypoint::Unusable {
             path: "the artifact".to_owned(),
             defect: Defect::Ambiguous { titles },
         });
     };
-    let unusable = |defect| Entrypoint::Unusable {
-        path: format!("layer {}", layer.digest),
-        defect,
-    };
-    match kept(keep_blob(containerd, store, &layer.digest).await?)? {
+    Ok((layer, cover))
+}
+
+/// What an artifact's layer is, once its bytes were brought to the store.
+pub fn in_layer(
+    layer: &WasmLayer,
+    cover: PathBuf,
+    brought: Result<Kept, store::Error>,
+) -> Result<Entrypoint, Error> {
+    match kept(brought)? {
         Ok(module) if layer.digest == format!("sha256:{}", module.digest) => {
             Ok(Entrypoint::Module { module, cover })
         }
@@ -512,7 +543,10 @@ async fn in_artifact(
             expected: layer.digest.clone(),
             found: module.digest,
         }),
-        Err(defect) => Ok(unusable(defect)),
+        Err(defect) => Ok(Entrypoint::Unusable {
+            path: format!("layer {}", layer.digest),
+            defect,
+        }),
     }
 }
 

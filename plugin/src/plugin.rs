@@ -238,7 +238,8 @@ impl Podwasm {
             case.wanted_by_crun.as_ref(),
             None,
         );
-        let asks = || (*settings != Settings::default()).then(|| "its annotations say how to run it".to_owned());
+        let asks =
+            || (*settings != Settings::default()).then(|| "its annotations say how to run it".to_owned());
         if let Some(why) = expected.or_else(asks).or_else(|| self.recall(case)) {
             return Err(self.refuse(
                 case,
