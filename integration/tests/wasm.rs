@@ -124,12 +124,14 @@ on_nodes! {
 
     async fn an_artifact_of_several_modules_is_asked_by_name(node: &Node) {
         node.podwasm().await?;
-        let titled = |bytes: Vec<u8>| Artifact::new(WASM_CONFIG, "{}").blob("application/wasm", bytes);
-        let several = titled(guest("guest.wasm")).blob("application/wasm", guest("hello.wasm"));
+        // To the kubelet, artifacts whose configs have the same bytes are one image.
+        let several = Artifact::new(WASM_CONFIG, r#"{"author": "several"}"#)
+            .blob("application/wasm", guest("guest.wasm"))
+            .blob("application/wasm", guest("hello.wasm"));
         let error = refusal(node, &several, &["/app.wasm"]).await?;
         ensure!(error.contains("the artifact holds several modules"), "{error}");
 
-        let component = Artifact::new(WASM_CONFIG, "{}").blob(COMPONENT_LAYER, guest("component.wasm"));
+        let component = Artifact::new(WASM_CONFIG, r#"{"author": "component"}"#).blob(COMPONENT_LAYER, guest("component.wasm"));
         let error = refusal(node, &component, &["/app.wasm"]).await?;
         ensure!(error.contains("is a component (component model)"), "{error}");
 
