@@ -344,8 +344,8 @@ on_nodes! {
         module.push(1);
         module.push(b'x');
         module.resize(module.len() + bytes as usize - 2, 0);
-        let reference = node.push("large", &image("/app.wasm", module)).await?;
-        let pod = node.pod("large").annotation("wasm.noderesource.dev", "memory: none").run().await?;
+        let reference = node.push("large", &image("/app", module)).await?;
+        let pod = node.pod("large").run().await?;
         let container = until("the module is known", Duration::from_secs(60), async || {
             match pod.container("c").image(&reference).args(["exit", "42"]).create().await {
                 Ok(container) => Ok(Some(container)),
@@ -354,6 +354,9 @@ on_nodes! {
             }
         })
         .await?;
+        // Nothing but its bytes points to Wasm, and yet it was never created as anything else.
+        let info = container.info().await?;
+        ensure!(info["runtimeSpec"]["annotations"]["wasm.noderesource.dev/routed"] == "engine", "{info}");
         container.remove().await?;
         pod.remove().await?;
     }

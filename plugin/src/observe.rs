@@ -27,6 +27,8 @@ use crate::verdicts::{Key, Layer, Verdicts};
 pub const OCI_SHIMS: [&str; 2] = ["io.containerd.runc.v1", "io.containerd.runc.v2"];
 /// More pods than a node runs.
 const SANDBOXES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// Entrypoints that are remembered as modules for when they cannot be looked at in time.
+const MODULES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 /// Chunks of a blob that are under way between containerd and the store.
 const CHUNKS_UNDER_WAY: usize = 4;
 
@@ -112,7 +114,27 @@ pub struct Observer {
     cruns: Mutex<HashMap<String, Result<(), String>>>,
     sandboxes: Mutex<LruCache<String, Arc<SandboxRecord>>>,
     store: Arc<Store>,
+    modules: Arc<Modules>,
     verdicts: Verdicts<Arc<Observation>, Error>,
+}
+
+/// Images and programs whose first bytes were a module's. That is known long before a large module is in the store.
+#[derive(Debug)]
+struct Modules(Mutex<LruCache<(String, String), ()>>);
+
+impl Modules {
+    fn add(&self, subject: &Subject) {
+        let key = (subject.image.clone(), subject.program.clone());
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(key, ());
+    }
+
+    fn have(&self, subject: &Subject) -> bool {
+        let key = (subject.image.clone(), subject.program.clone());
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&key)
+    }
 }
 
 impl Observer {
@@ -122,6 +144,7 @@ impl Observer {
             containerd,
             cruns: Mutex::default(),
             sandboxes: Mutex::new(LruCache::new(SANDBOXES)),
+            modules: Arc::new(Modules(Mutex::new(LruCache::new(MODULES)))),
             store: Arc::new(store),
             verdicts: Verdicts::default(),
         }
@@ -160,6 +183,11 @@ impl Observer {
         answer
     }
 
+    /// Whether the entrypoint of this image has been seen to begin as a module, even if it could not be looked at to its end.
+    pub fn has_seen_module(&self, subject: &Subject) -> bool {
+        self.modules.have(subject)
+    }
+
     /// What stands at a container's entrypoint.
     pub async fn observe(&self, subject: &Subject) -> Result<Arc<Observation>, Arc<Error>> {
         let (layers, image) = self.identify(subject).await.map_err(Arc::new)?;
@@ -180,14 +208,13 @@ impl Observer {
             program: subject.program.clone(),
         };
         let look = || {
-            let (containerd, store) = (self.containerd.clone(), self.store.clone());
-            look(
-                containerd,
-                store,
-                subject.clone(),
-                key.layers.clone(),
-                image.clone(),
-            )
+            let look = Look {
+                containerd: self.containerd.clone(),
+                modules: self.modules.clone(),
+                store: self.store.clone(),
+                subject: subject.clone(),
+            };
+            look.first(key.layers.clone(), image.clone())
         };
         let found = self
             .verdicts
@@ -308,42 +335,56 @@ fn layer(path: PathBuf) -> Result<Layer, Error> {
     })
 }
 
-/// Looks at a container for the first time.
-async fn look(
+/// A first look at a container, which goes on when nobody waits for it any more.
+struct Look {
     containerd: Containerd,
+    modules: Arc<Modules>,
     store: Arc<Store>,
     subject: Subject,
-    layers: Vec<Layer>,
-    image: Option<containerd::Descriptor>,
-) -> Result<Arc<Observation>, Error> {
-    let image = match image {
-        Some(target) => Some(image_facts(&containerd, target).await?),
-        None => None,
-    };
-    let working_directory = image
-        .as_ref()
-        .map_or(Path::new("/"), |image| &image.working_directory);
-    let search = entrypoint::search(&subject.program, &subject.env, working_directory);
-    let in_layers = {
-        let (store, search, mounts) = (store.clone(), search.clone(), subject.mounts);
-        move || -> Result<_, Error> {
-            let folders: Vec<_> = layers.iter().map(|layer| &layer.path).collect();
-            find(&Layers::open(&folders, mounts)?, &store, &search)
+}
+
+impl Look {
+    async fn first(
+        self,
+        layers: Vec<Layer>,
+        image: Option<containerd::Descriptor>,
+    ) -> Result<Arc<Observation>, Error> {
+        let Self {
+            containerd,
+            modules,
+            store,
+            subject,
+        } = self;
+        let image = match image {
+            Some(target) => Some(image_facts(&containerd, target).await?),
+            None => None,
+        };
+        let working_directory = image
+            .as_ref()
+            .map_or(Path::new("/"), |image| &image.working_directory);
+        let search = entrypoint::search(&subject.program, &subject.env, working_directory);
+        let in_layers = {
+            let (store, search, subject) = (store.clone(), search.clone(), subject.clone());
+            move || -> Result<_, Error> {
+                let folders: Vec<_> = layers.iter().map(|layer| &layer.path).collect();
+                let root = Layers::open(&folders, subject.mounts.clone())?;
+                find_telling(&root, &store, &search, &|| modules.add(&subject))
+            }
+        };
+        let (mut entrypoint, entered_volume) = blocking(in_layers).await?;
+        if let (Entrypoint::Missing, Some(artifact)) = (
+            &entrypoint,
+            image.as_ref().and_then(|image| image.artifact.as_ref()),
+        ) {
+            entrypoint = in_artifact(&containerd, store, artifact, &search, &subject.program).await?;
         }
-    };
-    let (mut entrypoint, entered_volume) = blocking(in_layers).await?;
-    if let (Entrypoint::Missing, Some(artifact)) = (
-        &entrypoint,
-        image.as_ref().and_then(|image| image.artifact.as_ref()),
-    ) {
-        entrypoint = in_artifact(&containerd, store, artifact, &search, &subject.program).await?;
+        let in_volume_of = entered_volume.then_some(subject.container_id);
+        Ok(Arc::new(Observation {
+            entrypoint,
+            image,
+            in_volume_of,
+        }))
     }
-    let in_volume_of = entered_volume.then_some(subject.container_id);
-    Ok(Arc::new(Observation {
-        entrypoint,
-        image,
-        in_volume_of,
-    }))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -382,8 +423,19 @@ impl RootFs for Layers {
 
 /// Looks for the entrypoint among a container's files, and says whether a volume was looked into.
 pub fn find(root: &impl RootFs, store: &Store, search: &Search) -> Result<(Entrypoint, bool), Error> {
+    find_telling(root, store, search, &|| ())
+}
+
+/// The same, calling `is_module` as soon as the first bytes tell, before the module is copied.
+fn find_telling(
+    root: &impl RootFs,
+    store: &Store,
+    search: &Search,
+    is_module: &dyn Fn(),
+) -> Result<(Entrypoint, bool), Error> {
     let finder = Finder {
         entered_volume: Cell::new(false),
+        is_module,
         root,
         store,
     };
@@ -392,6 +444,7 @@ pub fn find(root: &impl RootFs, store: &Store, search: &Search) -> Result<(Entry
 
 struct Finder<'a, R> {
     entered_volume: Cell<bool>,
+    is_module: &'a dyn Fn(),
     root: &'a R,
     store: &'a Store,
 }
@@ -463,13 +516,16 @@ impl<R: RootFs> Finder<'_, R> {
             source,
         })?;
         Ok(match looked {
-            Kind::CoreModule(_) => match kept(self.store.keep(file))? {
-                Ok(module) => Entrypoint::Module {
-                    module,
-                    cover: cover.unwrap_or(path),
-                },
-                Err(defect) => unusable(defect),
-            },
+            Kind::CoreModule(_) => {
+                (self.is_module)();
+                match kept(self.store.keep(file))? {
+                    Ok(module) => Entrypoint::Module {
+                        module,
+                        cover: cover.unwrap_or(path),
+                    },
+                    Err(defect) => unusable(defect),
+                }
+            }
             Kind::Elf | Kind::Script => Entrypoint::Native { path },
             other => unusable(defect(other)),
         })

@@ -1,11 +1,9 @@
 //! The NRI plugin: observe, decide, adjust, one log line, one count.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use lru::LruCache;
 use nri::api::{Container, ContainerUpdate, PodSandbox};
 use nri::{Call, Configuration, Creation, PluginError, RuntimeInfo, SessionError};
 use tokio::time::{Instant, timeout_at};
@@ -24,15 +22,11 @@ use crate::policy_file::Current;
 const BUDGET: Duration = Duration::from_millis(300);
 /// Under which containerd tells a container's image.
 const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
-/// Entrypoints that are remembered as Wasm for when they cannot be looked at.
-const KNOWN: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
 
 /// The plugin's state.
 #[derive(Debug)]
 pub struct Podwasm {
     bundle: Bundle,
-    /// Images and programs that were Wasm when last seen.
-    known: Mutex<LruCache<(String, String), ()>>,
     metrics: Arc<Metrics>,
     observer: Observer,
     policy: Arc<Current>,
@@ -121,7 +115,6 @@ impl Podwasm {
     pub fn new(observer: Observer, bundle: Bundle, metrics: Arc<Metrics>, policy: Arc<Current>) -> Self {
         Self {
             bundle,
-            known: Mutex::new(LruCache::new(KNOWN)),
             metrics,
             observer,
             policy,
@@ -202,7 +195,6 @@ impl Podwasm {
     }
 
     fn routed(&self, case: &Case<'_>, handler: &str, why: &str) {
-        self.remember(case);
         let Case { container, pod, .. } = case;
         let took = case.started.elapsed();
         self.metrics.decided(Outcome::routed, took);
@@ -238,9 +230,13 @@ impl Podwasm {
             case.wanted_by_crun.as_ref(),
             None,
         );
+        let seen = || {
+            let seen = self.observer.has_seen_module(&case.subject);
+            seen.then(|| "it begins as a WebAssembly module".to_owned())
+        };
         let asks =
             || (*settings != Settings::default()).then(|| "its annotations say how to run it".to_owned());
-        if let Some(why) = expected.or_else(asks).or_else(|| self.recall(case)) {
+        if let Some(why) = expected.or_else(asks).or_else(seen) {
             return Err(self.refuse(
                 case,
                 Refusal::Unreadable,
@@ -272,24 +268,6 @@ impl Podwasm {
             "refused"
         );
         PluginError::new(format!("podwasm: container '{}': {reason}", container.name))
-    }
-
-    fn remember(&self, case: &Case<'_>) {
-        let key = (case.subject.image.clone(), case.subject.program.clone());
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .put(key, ());
-    }
-
-    fn recall(&self, case: &Case<'_>) -> Option<String> {
-        let key = (case.subject.image.clone(), case.subject.program.clone());
-        let known = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&key);
-        known.then(|| "it was a WebAssembly module when last seen".to_owned())
     }
 }
 
