@@ -57,9 +57,10 @@ pub enum Archive {
     },
 }
 
-/// Whether a file is an archive that holds a layout, by its first bytes and names.
+/// Whether a file is an archive that holds a layout, by its first bytes and names. One that cannot be read to its end, or is
+/// compressed as a whole, counts as one: then that is what is wrong with it.
 pub fn is_archive(file: &File) -> bool {
-    matches!(open_tar(file), Ok(_) | Err(Error::Old))
+    !matches!(open_tar(file), Err(Error::NoLayout))
 }
 
 impl Archive {
@@ -153,8 +154,12 @@ fn starts_with(file: &File, bytes: &[u8], at: u64) -> io::Result<bool> {
 
 fn places(file: &File) -> io::Result<HashMap<PathBuf, (u64, u64)>> {
     let mut places = HashMap::new();
+    let length = file.metadata()?.len();
     tarball::walk_file(file, |at, entry| {
         if let Kind::File { size, .. } = entry.kind {
+            if at.saturating_add(size) > length {
+                return Err(blob::invalid("it is cut off".to_owned()));
+            }
             let plain = |component| matches!(component, Component::Normal(_) | Component::CurDir);
             if entry.path.components().all(plain) {
                 let path = entry.path.components().filter(|part| *part != Component::CurDir);
@@ -247,6 +252,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), b"\x1f\x8b\x08").unwrap();
         check(file.as_file(), "decompress it first");
+        assert!(is_archive(file.as_file()));
         fs::write(file.path(), b"").unwrap();
         check(file.as_file(), "holds no index.json");
         assert!(!is_archive(file.as_file()));
@@ -257,11 +263,8 @@ mod tests {
         let blob = blob_path();
         let file = tar(&[("index.json", b"{}"), (&blob, &[b'x'; 4000])]);
         file.set_len(2000).unwrap();
-        let archive = Archive::open(Path::new(""), &file);
-        match archive {
-            Err(Error::Read(_)) => {}
-            Ok(archive) => assert!(matches!(read(&archive, DIGEST), Err(blob::Error::Read { .. }))),
-            Err(error) => panic!("{error}"),
-        }
+        assert!(is_archive(&file));
+        let error = Archive::open(Path::new(""), &file).unwrap_err();
+        assert!(matches!(error, Error::Read(_)), "{error}");
     }
 }

@@ -1,7 +1,5 @@
 //! An image's documents: which manifest of an index counts, what Kubernetes makes of that, and what the config says to start.
 
-use std::io;
-
 use oci_spec::image::{Descriptor, ImageIndex, ImageManifest, Platform};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -295,19 +293,15 @@ impl Image {
 
     /// What containerd calls the snapshot of all layers; nothing where there are none.
     pub fn chain_id(&self) -> Option<String> {
-        let mut ids = self.diff_ids.iter();
-        let lowest = ids.next()?.clone();
-        Some(ids.fold(lowest, |below, id| {
-            format!("sha256:{:x}", Sha256::digest(format!("{below} {id}")))
-        }))
+        chain_id(&self.diff_ids)
     }
 }
 
-/// A blob's failure, where only a reader's can be told.
-impl From<Error> for io::Error {
-    fn from(error: Error) -> Self {
-        Self::other(error)
-    }
+fn chain_id(diff_ids: &[String]) -> Option<String> {
+    let (lowest, above) = diff_ids.split_first()?;
+    Some(above.iter().fold(lowest.clone(), |below, id| {
+        format!("sha256:{:x}", Sha256::digest(format!("{below} {id}")))
+    }))
 }
 
 #[cfg(test)]
@@ -346,6 +340,30 @@ mod tests {
         check(&["unknown/unknown"], 0);
         assert_eq!(choose(&[]), None);
         assert!(!listed(&["wasi/wasm"])[0].for_this_machine);
+    }
+
+    /// An image of three layers, and what containerd calls its snapshots.
+    #[test]
+    fn chain_ids_are_containerds() {
+        let ids = [
+            "d8d2266c68dc1730d420b125be05d70610c9845cc9291ad223d42922fa1d6eb5",
+            "aea83d50db586f616ea7c202111662f45ecd177e23d3373f66cfb6fd9dda460d",
+            "4526c8a8c1029f0e23f8236572f3b9b3ee92ab6e3aeab31620732abc57101c7e",
+        ];
+        let check = |layers: usize, expected: Option<&str>| {
+            let ids: Vec<_> = ids[..layers].iter().map(|id| format!("sha256:{id}")).collect();
+            assert_eq!(chain_id(&ids), expected.map(|id| format!("sha256:{id}")));
+        };
+        check(0, None);
+        check(1, Some(ids[0]));
+        check(
+            2,
+            Some("4b750a7101709708563620e442508bb7a5c863e3609d497eb7396709ec41a100"),
+        );
+        check(
+            3,
+            Some("fb85f5d5996d7afa0485248ba3a0a3eb3fe2a3d83c3d9b93852b088b3ca957af"),
+        );
     }
 
     #[test]
