@@ -65,7 +65,6 @@ pub fn limits(container: &Container) -> Limits {
     let cpu = resources.and_then(|resources| resources.cpu.as_ref());
     let memory = resources.and_then(|resources| resources.memory.as_ref());
     Limits {
-        cpu_period: cpu.and_then(|cpu| cpu.period.as_ref()).map(|period| period.value),
         cpu_quota: cpu
             .and_then(|cpu| cpu.quota.as_ref())
             .and_then(|quota| positive(quota.value)),

@@ -36,8 +36,6 @@ pub struct Facts {
 /// What a container may use.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
-    /// Microseconds of the period of `cpu_quota`.
-    pub cpu_period: Option<u64>,
     /// Microseconds of CPU time in each period.
     pub cpu_quota: Option<u64>,
     /// The weight that stands for a CPU request; 1024 for a core.

@@ -47,7 +47,6 @@ pub fn limits(settings: &Settings, policy: &Policy, own: &Limits, need: u64) -> 
         Limit::Of(quantity) => Some(quantity.to_thousandths()),
     };
     Limits {
-        cpu_period: None,
         cpu_quota: cpu
             .filter(|_| own.cpu_quota.is_none())
             .map(|millis| quota(millis, own.cpu_shares)),
