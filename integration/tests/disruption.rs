@@ -210,26 +210,6 @@ async fn two_instances_agree(flavor: Flavor) -> Result<()> {
     node.stop().await
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::*;
-
-            #[tokio::test]
-            #[ignore = "needs root and a node"]
-            async fn forky() -> Result<()> {
-                super::$name(Flavor::Forky).await
-            }
-
-            #[tokio::test]
-            #[ignore = "needs root and a node"]
-            async fn trixie() -> Result<()> {
-                super::$name(Flavor::Trixie).await
-            }
-        }
-    )*};
-}
-
 on_both! {
     killing_the_plugin_loses_nothing
     restarting_containerd_loses_nothing

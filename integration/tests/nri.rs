@@ -238,26 +238,6 @@ async fn a_pre_installed_plugin_is_told_of_a_pod_s_life(flavor: Flavor) -> Resul
     node.stop().await
 }
 
-macro_rules! on_both {
-    ($($name:ident)*) => {$(
-        mod $name {
-            use super::*;
-
-            #[tokio::test]
-            #[ignore = "needs root and a node"]
-            async fn forky() -> Result<()> {
-                super::$name(Flavor::Forky).await
-            }
-
-            #[tokio::test]
-            #[ignore = "needs root and a node"]
-            async fn trixie() -> Result<()> {
-                super::$name(Flavor::Trixie).await
-            }
-        }
-    )*};
-}
-
 on_both! {
     a_plugin_comes_back_after_containerd_went
     a_plugin_that_starts_late_is_told_what_there_is

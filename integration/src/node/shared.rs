@@ -66,6 +66,28 @@ macro_rules! on_nodes {
     };
 }
 
+/// Makes two tests of each named function, which takes a [`Flavor`] and starts nodes of its own.
+#[macro_export]
+macro_rules! on_both {
+    ($($name:ident)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[tokio::test]
+            #[ignore = "needs root and a node"]
+            async fn forky() -> ::anyhow::Result<()> {
+                super::$name($crate::node::Flavor::Forky).await
+            }
+
+            #[tokio::test]
+            #[ignore = "needs root and a node"]
+            async fn trixie() -> ::anyhow::Result<()> {
+                super::$name($crate::node::Flavor::Trixie).await
+            }
+        }
+    )*};
+}
+
 /// Runs one test on the shared node of a kind. For [`on_nodes!`].
 pub fn run<F: Future<Output = anyhow::Result<()>>>(
     flavor: Flavor,
