@@ -28,7 +28,6 @@ fn adding_removing_and_replacing_differ_by_the_marker() {
 
     check(new().annotation("k", "v"), &["k"]);
     check(new().remove_annotation("k"), &["-k"]);
-    check(new().replace_annotation("k", "v"), &["-k", "k"]);
 
     check(new().mount(Mount::tmpfs("/k")), &["/k"]);
     check(new().remove_mount("/k"), &["-/k"]);

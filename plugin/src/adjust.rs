@@ -111,9 +111,9 @@ impl Bundle {
 
 /// What makes the engine run `module` when the runtime starts `cover`.
 ///
-/// Every key is set with its removal marker, so that two instances of this plugin, as during a rolling
-/// update, agree instead of failing the container. Limits have no such marker; the second instance sees the first one's
-/// and adds none.
+/// Two instances of this plugin, as during a rolling update, have to agree instead of failing the container. So mounts and
+/// variables are set with their removal markers; of annotations and limits, the second instance sees the first one's and adds
+/// none.
 pub fn engine(
     bundle: &Bundle,
     module: &Module,
@@ -128,10 +128,7 @@ pub fn engine(
             &bundle.program(&container.env),
             &cover.to_string_lossy(),
         ))
-        .replace_env(podwasm_engine::settings::VARIABLE, plan.engine.to_string())
-        .replace_annotation(marker(), "engine")
-        .replace_annotation(covered(), cover.to_string_lossy())
-        .replace_annotation(format!("{DOMAIN}/module"), format!("sha256:{}", module.digest));
+        .replace_env(podwasm_engine::settings::VARIABLE, plan.engine.to_string());
     if !plan.engine.plugins.is_empty() {
         adjustment = adjustment.replace_mount(read_only(&bundle.plugins, PLUGINS_FOLDER));
     }
@@ -142,21 +139,43 @@ pub fn engine(
     {
         adjustment = adjustment.remove_annotation(key);
     }
-    with_limits(adjustment, plan.added)
+    let annotations = [
+        (marker(), "engine".to_owned()),
+        (covered(), cover.to_string_lossy().into_owned()),
+        (format!("{DOMAIN}/module"), format!("sha256:{}", module.digest)),
+    ];
+    with_limits(annotated(adjustment, container, annotations), plan.added)
 }
 
 /// What makes crun's own Wasm handler run the container.
-pub fn crun(added: Limits) -> Adjustment {
-    let adjustment = Adjustment::new()
-        .replace_annotation("run.oci.handler", "wasm")
-        .replace_annotation("module.wasm.image/variant", "compat")
-        .replace_annotation(marker(), "crun");
-    with_limits(adjustment, added)
+pub fn crun(added: Limits, container: &Container) -> Adjustment {
+    let annotations = [
+        ("run.oci.handler".to_owned(), "wasm".to_owned()),
+        ("module.wasm.image/variant".to_owned(), "compat".to_owned()),
+        (marker(), "crun".to_owned()),
+    ];
+    with_limits(annotated(Adjustment::new(), container, annotations), added)
 }
 
 /// What a container of another Wasm runtime gets.
-pub fn runtime(added: Limits) -> Adjustment {
-    with_limits(Adjustment::new().replace_annotation(marker(), "runtime"), added)
+pub fn runtime(added: Limits, container: &Container) -> Adjustment {
+    let annotations = [(marker(), "runtime".to_owned())];
+    with_limits(annotated(Adjustment::new(), container, annotations), added)
+}
+
+/// Sets annotations, but for those that another instance of this plugin has just set alike: setting them again would fail the
+/// container, and a removal marker beside the new value makes the runtime drop both now and then.
+fn annotated(
+    adjustment: Adjustment,
+    container: &Container,
+    annotations: impl IntoIterator<Item = (String, String)>,
+) -> Adjustment {
+    annotations
+        .into_iter()
+        .filter(|(key, value)| container.annotation(key) != Some(value))
+        .fold(adjustment, |adjustment, (key, value)| {
+            adjustment.annotation(key, value)
+        })
 }
 
 fn with_limits(adjustment: Adjustment, added: Limits) -> Adjustment {
@@ -320,6 +339,17 @@ mod tests {
     }
 
     #[test]
+    fn a_second_instance_sets_no_annotation_again() {
+        let first = adjusted(&plain(), &container(&[]));
+        assert_eq!(first.annotations.len(), 3);
+        let seen = Container {
+            annotations: first.annotations,
+            ..Container::default()
+        };
+        assert_eq!(adjusted(&plain(), &seen).annotations.len(), 0);
+    }
+
+    #[test]
     fn limits_are_read_and_added() {
         let resources = |quota, memory| LinuxResources {
             cpu: Some(LinuxCpu {
@@ -380,7 +410,8 @@ mod tests {
         let adjustment = adjusted(&plain(), &annotated("run.oci.handler", "wasm"));
         assert!(adjustment.annotations.contains_key("-run.oci.handler"));
         assert!(!adjustment.annotations.contains_key("-module.wasm.image/variant"));
-        assert_eq!(crun(Limits::default()).annotations["run.oci.handler"], "wasm");
+        let adjustment = super::crun(Limits::default(), &Container::default());
+        assert_eq!(adjustment.annotations["run.oci.handler"], "wasm");
     }
 
     #[test]

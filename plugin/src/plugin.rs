@@ -162,7 +162,7 @@ impl Podwasm {
         match decision {
             Decision::Crun { added, why } => {
                 self.routed(case, "crun", &why);
-                Ok(adjust::crun(added).into())
+                Ok(adjust::crun(added, container).into())
             }
             Decision::Engine {
                 cover,
@@ -189,7 +189,7 @@ impl Podwasm {
             Decision::Refuse { kind, reason } => Err(self.refuse(case, kind, &reason)),
             Decision::Runtime { added, why } => {
                 self.routed(case, "runtime", &why);
-                Ok(adjust::runtime(added).into())
+                Ok(adjust::runtime(added, container).into())
             }
         }
     }

@@ -40,14 +40,10 @@ impl ContainerAdjustment {
         self
     }
 
-    /// Sets an annotation, whoever has set it before.
-    #[must_use]
-    pub fn replace_annotation(self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        let key = key.into();
-        self.remove_annotation(&key).annotation(key, value)
-    }
-
     /// Removes an annotation.
+    ///
+    /// There is no call that removes and sets the same key: the runtime keeps both in a map, goes through it in random order
+    /// (NRI up to 0.12, `runtime-tools/generate`), and so drops the new value now and then.
     #[must_use]
     pub fn remove_annotation(self, key: &str) -> Self {
         self.annotation(removal(key), "")
