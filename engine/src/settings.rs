@@ -18,9 +18,14 @@ pub const PAGE_BYTES: u64 = 64 * 1024;
 /// The most pages that a memory can have: 4 GiB.
 pub const MAX_PAGES: u32 = 65536;
 
+/// How long the name of a build is: so many hexadecimal digits, in lower case.
+pub const BUILD_LENGTH: usize = 16;
+
 /// How the guest is to be run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
+    /// Whose native code may be run, by the name of the build that stands in the files' names; `None` to interpret.
+    pub compiled: Option<String>,
     /// How long the guest goes on after it was asked to end; in whole milliseconds.
     pub drain: Duration,
     /// The most memory the guest can grow to, in pages; at most [`MAX_PAGES`].
@@ -34,6 +39,8 @@ pub struct Settings {
     /// The most memory for the guest's call stack in the interpreter. A native process has 8 MiB by
     /// default; a value takes 16 bytes here.
     pub stack_bytes: usize,
+    /// How long to wait for native code before the module is interpreted; in whole milliseconds.
+    pub wait: Duration,
 }
 
 /// A folder that the guest may use.
@@ -55,12 +62,14 @@ pub struct SettingsError {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            compiled: None,
             drain: Duration::ZERO,
             memory_pages: MAX_PAGES,
             plugins: Vec::new(),
             preopens: None,
             sockets: true,
             stack_bytes: 16 << 20,
+            wait: Duration::ZERO,
         }
     }
 }
@@ -68,13 +77,15 @@ impl Default for Settings {
 impl Settings {
     fn set(&mut self, key: &str, value: &str) -> Option<()> {
         match key {
-            "drain_ms" => self.drain = Duration::from_millis(value.parse().ok()?),
+            "compiled" => self.compiled = Some(build(value)?),
+            "drain_ms" => self.drain = milliseconds(value)?,
             "memory_pages" => self.memory_pages = value.parse().ok().filter(|pages| *pages <= MAX_PAGES)?,
             "plugin" => self.plugins.push(value.to_owned()),
             "preopens" if value == "mounts" => drop(self.preopens.get_or_insert_default()),
             "preopen" => self.preopens.get_or_insert_default().push(Preopen::parse(value)?),
             "sockets" => self.sockets = on_or_off(value)?,
             "stack_bytes" => self.stack_bytes = value.parse().ok()?,
+            "wait_ms" => self.wait = milliseconds(value)?,
             _ => return None,
         }
         Some(())
@@ -92,6 +103,18 @@ impl Preopen {
         let path = path.to_owned();
         path.starts_with('/').then_some(Self { path, read_only })
     }
+}
+
+/// It becomes part of a path.
+fn build(value: &str) -> Option<String> {
+    let digits = value
+        .bytes()
+        .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    (digits && value.len() == BUILD_LENGTH).then(|| value.to_owned())
+}
+
+fn milliseconds(value: &str) -> Option<Duration> {
+    Some(Duration::from_millis(value.parse().ok()?))
 }
 
 fn on_or_off(value: &str) -> Option<bool> {
@@ -124,6 +147,7 @@ impl fmt::Display for Settings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let defaults = Self::default();
         let mut lines = Vec::new();
+        lines.extend(self.compiled.iter().map(|build| format!("compiled={build}")));
         if self.drain != defaults.drain {
             lines.push(format!("drain_ms={}", self.drain.as_millis()));
         }
@@ -146,6 +170,9 @@ impl fmt::Display for Settings {
         if self.stack_bytes != defaults.stack_bytes {
             lines.push(format!("stack_bytes={}", self.stack_bytes));
         }
+        if self.wait != defaults.wait {
+            lines.push(format!("wait_ms={}", self.wait.as_millis()));
+        }
         formatter.write_str(&lines.join("\n"))
     }
 }
@@ -162,6 +189,14 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         check("", &Settings::default());
+        check(
+            "compiled=0123456789abcdef\nwait_ms=3000",
+            &Settings {
+                compiled: Some("0123456789abcdef".to_owned()),
+                wait: Duration::from_secs(3),
+                ..Settings::default()
+            },
+        );
         check(
             "drain_ms=2500",
             &Settings {
@@ -229,6 +264,12 @@ mod tests {
     fn what_is_not_known_is_an_error() {
         for line in [
             "colour=blue",
+            "compiled=",
+            "compiled=0123456789abcde",
+            "compiled=0123456789ABCDEF",
+            "compiled=../../../../etc1",
+            "wait_ms=3s",
+            "wait_ms=-1",
             "sockets=maybe",
             "memory_pages=65537",
             "memory_pages=-1",
