@@ -1,0 +1,6 @@
+//! Requests of pods, counted on their nodes and added up for the cluster.
+//!
+//! `podwasm-exporter` runs on each node. What it counts meets what it publishes in one place, the table in
+//! [`counts`]: capturing threads add to it, readers look at it.
+
+pub mod counts;
