@@ -245,6 +245,14 @@ impl Node {
             .with_context(|| format!("push image {name}"))
     }
 
+    /// Pushes an image under a tag, which may have stood for another one, and returns what to pull it by.
+    pub async fn push_as(&self, name: &str, tag: &str, image: &impl Content) -> Result<String> {
+        registry::push(self, name, image, tag)
+            .await
+            .with_context(|| format!("push image {name}:{tag}"))?;
+        Ok(format!("{REGISTRY}/{name}:{tag}"))
+    }
+
     /// Starts a program in the node; its output goes to a file of that name among the node's logs. It ends with the node
     /// or when the handle is dropped.
     pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {

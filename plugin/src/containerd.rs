@@ -18,6 +18,7 @@ use tonic::{Code, Request, Status, Streaming};
 
 use pb::containers::containers_client::ContainersClient;
 use pb::content::content_client::ContentClient;
+use pb::events::events_client::EventsClient;
 use pb::images::images_client::ImagesClient;
 use pb::snapshots::snapshots_client::SnapshotsClient;
 use pb::version::version_client::VersionClient;
@@ -32,6 +33,9 @@ mod pb {
     }
     pub mod content {
         tonic::include_proto!("containerd.services.content.v1");
+    }
+    pub mod events {
+        tonic::include_proto!("containerd.services.events.v1");
     }
     pub mod images {
         tonic::include_proto!("containerd.services.images.v1");
@@ -53,6 +57,15 @@ const NAMESPACE: &str = "k8s.io";
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// A manifest or image config above this is not read. Registries commonly cap manifests at 4 MiB.
 const MAX_DOCUMENT_BYTES: i64 = 8 << 20;
+
+/// Which events are about images.
+const IMAGES_CHANGE: &str = "topic~=\"^/images/\"";
+/// Which are podwasm's own, by which it learns that a subscription is in force.
+const IS_ANNOUNCEMENT: &str = "topic==\"/podwasm/subscribed\"";
+/// Its topic.
+const ANNOUNCEMENT: &str = "/podwasm/subscribed";
+/// How often one is sent until a subscription is in force.
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(5);
 
 /// Which snapshot an image was unpacked to, by the snapshotter's name behind it.
 const SNAPSHOT_LABEL: &str = "containerd.io/gc.ref.snapshot.";
@@ -231,6 +244,38 @@ impl Containerd {
         image.and_then(|image| image.target).ok_or(Error::Empty { doing })
     }
 
+    /// The names of all images, and what they stand for.
+    pub async fn images(&self) -> Result<Vec<(String, Descriptor)>, Error> {
+        let request = pb::images::ListImagesRequest::default();
+        let answer = ImagesClient::new(self.channel.clone()).list(request).await;
+        let images = answer
+            .map_err(Error::call("list the images"))?
+            .into_inner()
+            .images;
+        let pair = |image: pb::images::Image| Some((image.name, image.target?));
+        Ok(images.into_iter().filter_map(pair).collect())
+    }
+
+    /// Follows the changes of images' names, from before this returns.
+    ///
+    /// containerd answers a subscription only with its first event, so that one is made here.
+    pub async fn image_changes(&self) -> Result<ImageChanges, Error> {
+        let doing = "follow changes of images";
+        let mut events = EventsClient::new(self.channel.clone());
+        let mut announcer = events.clone();
+        let subscription = events.subscribe(pb::events::SubscribeRequest {
+            filters: [IMAGES_CHANGE, IS_ANNOUNCEMENT]
+                .map(|topic| format!("namespace==\"{NAMESPACE}\",{topic}"))
+                .into(),
+        });
+        let answer = tokio::select! {
+            answer = subscription => answer,
+            Err(status) = announce(&mut announcer) => Err(status),
+        };
+        let stream = answer.map_err(Error::call(doing))?.into_inner();
+        Ok(ImageChanges { stream })
+    }
+
     /// Whether a blob is in the content store. An index names manifests that were never fetched.
     pub async fn has_blob(&self, digest: &str) -> Result<bool, Error> {
         match self.blob_size(digest).await {
@@ -293,6 +338,62 @@ impl Containerd {
         let answer = ContentClient::new(self.channel.clone()).info(request).await;
         let info = answer.map_err(Error::call(&doing))?.into_inner().info;
         info.ok_or(Error::Empty { doing })
+    }
+}
+
+/// A change of what an image's name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageChange {
+    /// Whether the name is gone.
+    pub is_removal: bool,
+    /// The name.
+    pub name: String,
+}
+
+/// The changes of images' names, in their order.
+#[derive(Debug)]
+pub struct ImageChanges {
+    stream: Streaming<pb::events::Envelope>,
+}
+
+impl ImageChanges {
+    /// The next change; an error when containerd ends, which is also the stream's end.
+    pub async fn next(&mut self) -> Result<ImageChange, Error> {
+        let doing = "tell the next change of an image";
+        loop {
+            let event = self.stream.message().await.map_err(Error::call(doing))?;
+            let event = event.ok_or_else(|| Error::Empty {
+                doing: doing.to_owned(),
+            })?;
+            if let Some(change) = image_change(&event) {
+                return Ok(change);
+            }
+        }
+    }
+}
+
+fn image_change(event: &pb::events::Envelope) -> Option<ImageChange> {
+    let what = event.topic.strip_prefix("/images/")?;
+    let change = pb::events::ImageChange::decode(event.event.as_ref()?.value.as_slice()).ok()?;
+    Some(ImageChange {
+        is_removal: what == "delete",
+        name: change.name,
+    })
+}
+
+/// Makes events that only podwasm knows, again and again, until this is dropped.
+async fn announce(events: &mut EventsClient<InterceptedService<Channel, InNamespace>>) -> Result<(), Status> {
+    loop {
+        let event = prost_types::Any {
+            type_url: "podwasm.subscribed".to_owned(),
+            value: Vec::new(),
+        };
+        let request = pb::events::PublishRequest {
+            topic: ANNOUNCEMENT.to_owned(),
+            event: Some(event),
+        };
+        events.publish(request).await?;
+        tokio::time::sleep(ANNOUNCE_EVERY).await;
     }
 }
 

@@ -14,6 +14,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::adjust::Bundle;
 use crate::admin::Admin;
+use crate::arrivals::Arrivals;
+use crate::catalog::Catalog;
 use crate::containerd::Containerd;
 use crate::flags::{LogFormat, Run};
 use crate::metrics::Metrics;
@@ -39,11 +41,20 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         "podwasm"
     );
 
-    let store = Store::open(&flags.state, policy.borrow().max_module_size.to_units())?;
+    let store = Arc::new(Store::open(
+        &flags.state,
+        policy.borrow().max_module_size.to_units(),
+    )?);
+    let catalog = Arc::new(Catalog::default());
     let containerd = Containerd::at(&flags.containerd_socket);
     let metrics = Arc::new(Metrics::new(&bundle.version));
+    let arrivals = Arrivals {
+        catalog: catalog.clone(),
+        containerd: containerd.clone(),
+        store: store.clone(),
+    };
     let plugin = Podwasm::new(
-        Observer::new(containerd.clone(), store),
+        Arc::new(Observer::new(containerd.clone(), store, catalog)),
         bundle,
         metrics.clone(),
         policy.clone(),
@@ -64,6 +75,7 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
     tokio::spawn(async { axum::serve(listener, admin.routes()).await });
 
+    tokio::spawn(arrivals.watch());
     if let Some(path) = policy_path {
         tokio::spawn(policy_file::follow(path, policy));
     }

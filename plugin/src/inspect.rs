@@ -4,13 +4,13 @@
 //! is what a node would do. Everything that it looks at is a stranger's. Nothing is run, and nothing stays behind.
 
 mod archive;
-mod blob;
-mod documents;
+pub mod blob;
+pub mod documents;
 mod imports;
-mod layered;
+pub mod layered;
 mod report;
 mod show;
-mod stored;
+pub mod stored;
 mod tarball;
 mod target;
 #[cfg(test)]
@@ -37,7 +37,7 @@ use crate::entrypoint::{self, Search};
 use crate::facts::{Entrypoint, Facts, Limits, Runtime};
 use crate::flags::Inspect;
 use crate::layers::{self, Layers, Node, Resolved};
-use crate::observe::{self, OCI_SHIMS, RootFs, ask_crun, in_layer, meant};
+use crate::observe::{self, Finder, OCI_SHIMS, RootFs, ask_crun, in_layer, meant};
 use crate::policy::Policy;
 use crate::store::{self, MODULE_FILE, Store};
 use crate::{adjust, daemon, policy_file};
@@ -198,7 +198,9 @@ impl Inspector {
             Target::Image => {
                 let image = documents::read(&self.stored, self.named_image()?)?;
                 let root: Box<dyn RootFs> = match self.stored.folders(&image) {
-                    Ok(Some(folders)) if image.has_files() => Box::new(Layers::open(&folders, Vec::new())?),
+                    Ok(Some((_, folders))) if image.has_files() => {
+                        Box::new(Layers::open(&folders, Vec::new())?)
+                    }
                     Ok(_) => unpacked(&self.stored, &image)?,
                     Err(error) => return Err(error.into()),
                 };
@@ -273,7 +275,7 @@ impl Inspector {
             last: RefCell::new(None),
             root,
         };
-        let (entrypoint, _) = observe::find(&root, &self.store, search)?;
+        let (entrypoint, _) = Finder::new(&root, &self.store).search(search)?;
         let program = root.last.take().map(fingerprint).transpose()?;
         Ok(Looked { entrypoint, program })
     }

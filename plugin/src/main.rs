@@ -7,6 +7,8 @@
 mod adjust;
 mod admin;
 mod annotation;
+mod arrivals;
+mod catalog;
 mod containerd;
 mod daemon;
 mod decide;

@@ -10,17 +10,20 @@ use std::num::NonZeroUsize;
 use std::os::linux::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use lru::LruCache;
 use tokio::sync::mpsc;
+use tracing::error;
 
-use crate::containerd::{self, Containerd, Mount, SandboxRecord};
+use crate::catalog::{Catalog, FileId};
+use crate::containerd::{self, Containerd, Descriptor, Mount, SandboxRecord};
 use crate::entrypoint::{self, Search};
 use crate::facts::{Defect, Entrypoint, MountFact, Runtime};
 use crate::image::{self, ImageFacts, WasmLayer};
 use crate::layers::{self, Layers, Node, Resolved};
 use crate::module::{self, Kind};
-use crate::store::{self, Kept, Store};
+use crate::store::{self, Kept, Module, Store};
 use crate::verdicts::{Key, Layer, Verdicts};
 
 /// The shims that hand a container to a plain OCI runtime.
@@ -29,6 +32,12 @@ pub const OCI_SHIMS: [&str; 2] = ["io.containerd.runc.v1", "io.containerd.runc.v
 const SANDBOXES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 /// Entrypoints that are remembered as modules for when they cannot be looked at in time.
 const MODULES: NonZeroUsize = NonZeroUsize::new(4096).expect("not zero");
+/// Names of images that were confirmed of late.
+const NAMES: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
+/// How often it is asked whether an image's name still stands for what it did.
+const CONFIRM_EVERY: Duration = Duration::from_secs(1);
+/// The snapshotter whose containers write into a folder of their own.
+const OVERLAY: &str = "overlayfs";
 /// Chunks of a blob that are under way between containerd and the store.
 const CHUNKS_UNDER_WAY: usize = 4;
 
@@ -110,6 +119,8 @@ pub struct Observation {
 /// What looks at containers.
 #[derive(Debug)]
 pub struct Observer {
+    catalog: Arc<Catalog>,
+    confirmed: Mutex<LruCache<String, Instant>>,
     containerd: Containerd,
     cruns: Mutex<HashMap<String, Result<(), String>>>,
     sandboxes: Mutex<LruCache<String, Arc<SandboxRecord>>>,
@@ -138,14 +149,16 @@ impl Modules {
 }
 
 impl Observer {
-    /// Looks through this containerd, and keeps modules in this store.
-    pub fn new(containerd: Containerd, store: Store) -> Self {
+    /// Looks through this containerd, keeps modules in this store, and asks nothing that this catalog knows.
+    pub fn new(containerd: Containerd, store: Arc<Store>, catalog: Arc<Catalog>) -> Self {
         Self {
+            catalog,
+            confirmed: Mutex::new(LruCache::new(NAMES)),
             containerd,
             cruns: Mutex::default(),
             sandboxes: Mutex::new(LruCache::new(SANDBOXES)),
             modules: Arc::new(Modules(Mutex::new(LruCache::new(MODULES)))),
-            store: Arc::new(store),
+            store,
             verdicts: Verdicts::default(),
         }
     }
@@ -209,6 +222,7 @@ impl Observer {
         };
         let look = || {
             let look = Look {
+                catalog: self.catalog.clone(),
                 containerd: self.containerd.clone(),
                 modules: self.modules.clone(),
                 store: self.store.clone(),
@@ -227,26 +241,83 @@ impl Observer {
     }
 
     /// Which layers a container has and which image it comes from: what everything else depends on.
-    async fn identify(
-        &self,
-        subject: &Subject,
-    ) -> Result<(Vec<Layer>, Option<containerd::Descriptor>), Error> {
-        let layers = async {
-            let sandbox = self.sandbox(&subject.sandbox_id).await?;
-            let mounts = self
-                .containerd
-                .mounts(&sandbox.snapshotter, &subject.container_id)
-                .await?;
-            layer_folders(&mounts)?
-                .into_iter()
-                .map(layer)
-                .collect::<Result<Vec<_>, _>>()
-        };
-        tokio::try_join!(layers, self.image(&subject.image))
+    async fn identify(&self, subject: &Subject) -> Result<(Vec<Layer>, Option<Descriptor>), Error> {
+        let sandbox = self.sandbox(&subject.sandbox_id).await?;
+        let remembered = self.catalog.target(&subject.image);
+        if let Some(target) = &remembered
+            && let Some(layers) = self.remembered_layers(&sandbox.snapshotter, target)
+        {
+            self.confirm(&subject.image, target);
+            return Ok((layers, remembered));
+        }
+        let edition = self.catalog.edition();
+        let (mounts, image) = tokio::try_join!(
+            async {
+                let mounts = self
+                    .containerd
+                    .mounts(&sandbox.snapshotter, &subject.container_id);
+                mounts.await.map_err(Error::from)
+            },
+            self.image(&subject.image)
+        )?;
+        let layers = container_layers(&sandbox.snapshotter, &mounts)?;
+        if let Some(target) = &image {
+            self.catalog.learn_target(&subject.image, target, edition);
+            if !layers.of_this_container {
+                let key = (sandbox.snapshotter.clone(), target.digest.clone());
+                self.catalog.layers().learn(key, layers.layers.clone());
+            }
+        }
+        Ok((layers.layers, image))
+    }
+
+    /// The layers of an image, if all of them still are what they were.
+    fn remembered_layers(&self, snapshotter: &str, target: &Descriptor) -> Option<Vec<Layer>> {
+        let key = (snapshotter.to_owned(), target.digest.clone());
+        let layers = self.catalog.layers().recall(&key)?;
+        let is_same = |known: &Layer| layer(known.path.clone()).is_ok_and(|found| found == *known);
+        layers.iter().all(is_same).then_some(layers)
+    }
+
+    /// Asks behind an answer from memory whether it was right. That an image's name changes is told by containerd before a
+    /// container can have the new one, but by another way than the request for that container.
+    fn confirm(&self, name: &str, target: &Descriptor) {
+        if name.contains("@sha256:") || !self.is_to_be_confirmed(name) {
+            return;
+        }
+        let (catalog, containerd) = (self.catalog.clone(), self.containerd.clone());
+        let (name, target) = (name.to_owned(), target.digest.clone());
+        tokio::spawn(async move {
+            let edition = catalog.edition();
+            if let Ok(found) = containerd.image(&name).await
+                && found.digest != target
+                && edition == catalog.edition()
+            {
+                catalog.forget_target(&name);
+                error!(
+                    image = name,
+                    decided_on = target,
+                    is = found.digest,
+                    "an image has changed unnoticed; containers of it made just now may have been taken for what it was"
+                );
+            }
+        });
+    }
+
+    fn is_to_be_confirmed(&self, name: &str) -> bool {
+        let mut confirmed = self.confirmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_due = confirmed
+            .get(name)
+            .is_none_or(|last| now.duration_since(*last) > CONFIRM_EVERY);
+        if is_due {
+            confirmed.put(name.to_owned(), now);
+        }
+        is_due
     }
 
     /// An image that was removed while its containers live on is no error: its layers are still there.
-    async fn image(&self, name: &str) -> Result<Option<containerd::Descriptor>, Error> {
+    async fn image(&self, name: &str) -> Result<Option<Descriptor>, Error> {
         if name.is_empty() {
             return Ok(None);
         }
@@ -255,6 +326,19 @@ impl Observer {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Asks about a pod's sandbox before the first container is created in it.
+    pub fn expect(self: &Arc<Self>, sandbox_id: String) {
+        let observer = self.clone();
+        // A failure is met again, and told, by the container that needs it.
+        tokio::spawn(async move { drop(observer.sandbox(&sandbox_id).await) });
+    }
+
+    /// Forgets a pod's sandbox, which is gone.
+    pub fn forget(&self, sandbox_id: &str) {
+        let mut sandboxes = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        sandboxes.pop(sandbox_id);
     }
 
     async fn sandbox(&self, id: &str) -> Result<Arc<SandboxRecord>, containerd::Error> {
@@ -323,6 +407,32 @@ fn overlay_folders(options: &[String]) -> Vec<PathBuf> {
         .unwrap_or_default()
 }
 
+/// The layers below a container's own.
+struct ContainerLayers {
+    layers: Vec<Layer>,
+    /// Whether they are no other container's, as with snapshotters that copy.
+    of_this_container: bool,
+}
+
+fn container_layers(snapshotter: &str, mounts: &[Mount]) -> Result<ContainerLayers, Error> {
+    // Without any layer below, the container's own is all there is, and still empty.
+    let is_empty = snapshotter == OVERLAY && mounts.iter().all(|mount| mount.r#type == "bind");
+    let folders = if is_empty {
+        Vec::new()
+    } else {
+        layer_folders(mounts)?
+    };
+    Ok(ContainerLayers {
+        layers: layers(folders)?,
+        of_this_container: !is_empty && mounts.iter().any(|mount| mount.r#type == "bind"),
+    })
+}
+
+/// What tells these folders apart from later ones.
+pub fn layers(folders: Vec<PathBuf>) -> Result<Vec<Layer>, Error> {
+    folders.into_iter().map(layer).collect()
+}
+
 fn layer(path: PathBuf) -> Result<Layer, Error> {
     let folder = std::fs::metadata(&path).map_err(|source| Error::Layer {
         layer: path.clone(),
@@ -337,6 +447,7 @@ fn layer(path: PathBuf) -> Result<Layer, Error> {
 
 /// A first look at a container, which goes on when nobody waits for it any more.
 struct Look {
+    catalog: Arc<Catalog>,
     containerd: Containerd,
     modules: Arc<Modules>,
     store: Arc<Store>,
@@ -344,19 +455,16 @@ struct Look {
 }
 
 impl Look {
-    async fn first(
-        self,
-        layers: Vec<Layer>,
-        image: Option<containerd::Descriptor>,
-    ) -> Result<Arc<Observation>, Error> {
+    async fn first(self, layers: Vec<Layer>, image: Option<Descriptor>) -> Result<Arc<Observation>, Error> {
         let Self {
+            catalog,
             containerd,
             modules,
             store,
             subject,
         } = self;
         let image = match image {
-            Some(target) => Some(image_facts(&containerd, target).await?),
+            Some(target) => Some(image_facts(&containerd, &catalog, &target).await?),
             None => None,
         };
         let working_directory = image
@@ -364,11 +472,16 @@ impl Look {
             .map_or(Path::new("/"), |image| &image.working_directory);
         let search = entrypoint::search(&subject.program, &subject.env, working_directory);
         let in_layers = {
-            let (store, search, subject) = (store.clone(), search.clone(), subject.clone());
+            let (catalog, store) = (catalog.clone(), store.clone());
+            let (search, subject) = (search.clone(), subject.clone());
             move || -> Result<_, Error> {
                 let folders: Vec<_> = layers.iter().map(|layer| &layer.path).collect();
                 let root = Layers::open(&folders, subject.mounts.clone())?;
-                find_telling(&root, &store, &search, &|| modules.add(&subject))
+                let is_module = || modules.add(&subject);
+                let finder = Finder::new(&root, &store)
+                    .remembering(&catalog)
+                    .telling(&is_module);
+                finder.search(&search)
             }
         };
         let (mut entrypoint, entered_volume) = blocking(in_layers).await?;
@@ -376,7 +489,8 @@ impl Look {
             &entrypoint,
             image.as_ref().and_then(|image| image.artifact.as_ref()),
         ) {
-            entrypoint = in_artifact(&containerd, store, artifact, &search, &subject.program).await?;
+            entrypoint =
+                in_artifact(&containerd, store, &catalog, artifact, &search, &subject.program).await?;
         }
         let in_volume_of = entered_volume.then_some(subject.container_id);
         Ok(Arc::new(Observation {
@@ -394,8 +508,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     }
 }
 
+/// What an image says of itself.
+pub async fn image_facts(
+    containerd: &Containerd,
+    catalog: &Catalog,
+    target: &Descriptor,
+) -> Result<ImageFacts, Error> {
+    if let Some(known) = catalog.facts().recall(&target.digest) {
+        return Ok(known);
+    }
+    let facts = read_image_facts(containerd, target).await?;
+    catalog.facts().learn(target.digest.clone(), facts.clone());
+    Ok(facts)
+}
+
 /// Reads manifest and config. Of an index, the first manifest that was fetched counts.
-async fn image_facts(containerd: &Containerd, target: containerd::Descriptor) -> Result<ImageFacts, Error> {
+async fn read_image_facts(containerd: &Containerd, target: &Descriptor) -> Result<ImageFacts, Error> {
     let mut manifest = containerd.document(&target.digest).await?;
     if image::is_index(&target.media_type) {
         for digest in image::manifests(&manifest)? {
@@ -421,35 +549,45 @@ impl RootFs for Layers {
     }
 }
 
-/// Looks for the entrypoint among a container's files, and says whether a volume was looked into.
-pub fn find(root: &impl RootFs, store: &Store, search: &Search) -> Result<(Entrypoint, bool), Error> {
-    find_telling(root, store, search, &|| ())
-}
-
-/// The same, calling `is_module` as soon as the first bytes tell, before the module is copied.
-fn find_telling(
-    root: &impl RootFs,
-    store: &Store,
-    search: &Search,
-    is_module: &dyn Fn(),
-) -> Result<(Entrypoint, bool), Error> {
-    let finder = Finder {
-        entered_volume: Cell::new(false),
-        is_module,
-        root,
-        store,
-    };
-    Ok((finder.find(search)?, finder.entered_volume.get()))
-}
-
-struct Finder<'a, R> {
+/// Looks for the entrypoint among a container's files.
+pub struct Finder<'a, R> {
+    catalog: Option<&'a Catalog>,
     entered_volume: Cell<bool>,
     is_module: &'a dyn Fn(),
     root: &'a R,
     store: &'a Store,
 }
 
-impl<R: RootFs> Finder<'_, R> {
+impl<'a, R: RootFs> Finder<'a, R> {
+    /// One that looks among these files, and brings modules into this store.
+    pub fn new(root: &'a R, store: &'a Store) -> Self {
+        Self {
+            catalog: None,
+            entered_volume: Cell::new(false),
+            is_module: &|| (),
+            root,
+            store,
+        }
+    }
+
+    /// Of a file that was found to be a module before, no byte is read again.
+    #[must_use]
+    pub fn remembering(self, catalog: &'a Catalog) -> Self {
+        let catalog = Some(catalog);
+        Self { catalog, ..self }
+    }
+
+    /// Calls this as soon as the first bytes are seen to be a module's, before it is copied.
+    #[must_use]
+    pub fn telling(self, is_module: &'a dyn Fn()) -> Self {
+        Self { is_module, ..self }
+    }
+
+    /// What stands at the entrypoint, and whether a volume was looked into.
+    pub fn search(&self, search: &Search) -> Result<(Entrypoint, bool), Error> {
+        Ok((self.find(search)?, self.entered_volume.get()))
+    }
+
     fn find(&self, search: &Search) -> Result<Entrypoint, Error> {
         match search {
             Search::Path(path) => self.examine(self.resolve(path)?, None),
@@ -499,7 +637,11 @@ impl<R: RootFs> Finder<'_, R> {
 
     /// Says what was found, having brought it into the store if it is a module.
     fn examine(&self, resolved: Resolved, cover: Option<PathBuf>) -> Result<Entrypoint, Error> {
-        let Resolved { path, node, .. } = resolved;
+        let Resolved {
+            in_volume,
+            path,
+            node,
+        } = resolved;
         let unusable = |defect| Entrypoint::Unusable {
             path: path.display().to_string(),
             defect,
@@ -511,18 +653,30 @@ impl<R: RootFs> Finder<'_, R> {
             Node::Mounted { destination } => return Ok(Entrypoint::Mounted { destination }),
             Node::Special { kind } => return Ok(unusable(Defect::NotAFile { kind })),
         };
-        let looked = module::kind(&file, size).map_err(|source| Error::Read {
+        let failed = |source| Error::Read {
             path: path.clone(),
             source,
-        })?;
+        };
+        // A volume's file may be written to at any time.
+        let catalog = self.catalog.filter(|_| !in_volume);
+        let id = FileId::of(&file).map_err(failed)?;
+        let known = catalog.and_then(|catalog| catalog.modules().recall(&id));
+        if let Some(module) = known.filter(Module::is_there) {
+            let cover = cover.unwrap_or(path);
+            return Ok(Entrypoint::Module { module, cover });
+        }
+        let looked = module::kind(&file, size).map_err(failed)?;
         Ok(match looked {
             Kind::CoreModule(_) => {
                 (self.is_module)();
                 match kept(self.store.keep(file))? {
-                    Ok(module) => Entrypoint::Module {
-                        module,
-                        cover: cover.unwrap_or(path),
-                    },
+                    Ok(module) => {
+                        if let Some(catalog) = catalog {
+                            catalog.modules().learn(id, module.clone());
+                        }
+                        let cover = cover.unwrap_or(path);
+                        Entrypoint::Module { module, cover }
+                    }
                     Err(defect) => unusable(defect),
                 }
             }
@@ -533,7 +687,7 @@ impl<R: RootFs> Finder<'_, R> {
 }
 
 /// Tells what is wrong with the bytes from what is wrong with the node.
-fn kept(result: Result<Kept, store::Error>) -> Result<Result<store::Module, Defect>, Error> {
+fn kept(result: Result<Kept, store::Error>) -> Result<Result<Module, Defect>, Error> {
     match result {
         Ok(Kept::Module(module)) => Ok(Ok(module)),
         Ok(Kept::NotAModule(kind)) => Ok(Err(defect(kind))),
@@ -555,14 +709,23 @@ fn defect(kind: Kind) -> Defect {
 async fn in_artifact(
     containerd: &Containerd,
     store: Arc<Store>,
+    catalog: &Catalog,
     layers: &[WasmLayer],
     search: &Search,
     program: &str,
 ) -> Result<Entrypoint, Error> {
-    match meant(layers, search, program) {
-        Ok((layer, cover)) => in_layer(layer, cover, keep_blob(containerd, store, &layer.digest).await?),
-        Err(instead) => Ok(instead),
+    let (layer, cover) = match meant(layers, search, program) {
+        Ok(meant) => meant,
+        Err(instead) => return Ok(instead),
+    };
+    if let Some(module) = catalog.blobs().recall(&layer.digest).filter(Module::is_there) {
+        return Ok(Entrypoint::Module { module, cover });
     }
+    let found = in_layer(layer, cover, keep_blob(containerd, store, &layer.digest).await?)?;
+    if let Entrypoint::Module { module, .. } = &found {
+        catalog.blobs().learn(layer.digest.clone(), module.clone());
+    }
+    Ok(found)
 }
 
 /// The layer of an artifact that a command means, and where the engine goes; or what there is instead.

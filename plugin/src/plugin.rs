@@ -28,7 +28,7 @@ const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
 pub struct Podwasm {
     bundle: Bundle,
     metrics: Arc<Metrics>,
-    observer: Observer,
+    observer: Arc<Observer>,
     policy: Arc<Current>,
 }
 
@@ -71,7 +71,21 @@ impl nri::Plugin for Podwasm {
             routed,
             "synchronized"
         );
+        for pod in pods {
+            self.observer.expect(pod.id);
+        }
         Ok(Vec::new())
+    }
+
+    /// What the first container will depend on is asked now, while its image is still being looked for.
+    async fn run_pod_sandbox(&self, _call: Call, pod: PodSandbox) -> Result<(), PluginError> {
+        self.observer.expect(pod.id);
+        Ok(())
+    }
+
+    async fn remove_pod_sandbox(&self, _call: Call, pod: PodSandbox) -> Result<(), PluginError> {
+        self.observer.forget(&pod.id);
+        Ok(())
     }
 
     async fn create_container(
@@ -112,7 +126,7 @@ impl nri::Plugin for Podwasm {
 
 impl Podwasm {
     /// A plugin that looks through `observer` and routes to the engine in `bundle`.
-    pub fn new(observer: Observer, bundle: Bundle, metrics: Arc<Metrics>, policy: Arc<Current>) -> Self {
+    pub fn new(observer: Arc<Observer>, bundle: Bundle, metrics: Arc<Metrics>, policy: Arc<Current>) -> Self {
         Self {
             bundle,
             metrics,

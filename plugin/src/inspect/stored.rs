@@ -47,10 +47,11 @@ impl Stored {
         })
     }
 
-    /// The folders of an image's files, topmost first, where it is unpacked.
-    pub fn folders(&self, image: &Image) -> Result<Option<Vec<PathBuf>>, observe::Error> {
+    /// By which snapshotter an image is unpacked, and into which folders, topmost first. An image without layers is
+    /// unpacked by none.
+    pub fn folders(&self, image: &Image) -> Result<Option<(String, Vec<PathBuf>)>, observe::Error> {
         let Some(chain) = image.chain_id() else {
-            return Ok(Some(Vec::new()));
+            return Ok(Some((String::new(), Vec::new())));
         };
         let look = async {
             let unpacked = self.containerd.unpacked(&image.config_digest).await?;
@@ -58,13 +59,15 @@ impl Stored {
             match found {
                 Some((snapshotter, _)) => {
                     let mounts = self.containerd.committed_mounts(&snapshotter, &chain).await;
-                    mounts.map(Some)
+                    mounts.map(|mounts| Some((snapshotter, mounts)))
                 }
                 None => Ok(None),
             }
         };
-        let mounts = self.handle.block_on(look)?;
-        mounts.map(|mounts| layer_folders(&mounts)).transpose()
+        let found = self.handle.block_on(look)?;
+        found
+            .map(|(snapshotter, mounts)| Ok((snapshotter, layer_folders(&mounts)?)))
+            .transpose()
     }
 }
 
