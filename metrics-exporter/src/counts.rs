@@ -151,6 +151,11 @@ impl Pod {
         self.ended().is_some()
     }
 
+    /// How long ago it ended, if it has.
+    pub fn ended_for(&self, now: Instant) -> Option<Duration> {
+        self.ended().map(|ended| now.saturating_duration_since(ended))
+    }
+
     /// Requests so far in one protocol.
     pub fn requests(&self, protocol: Protocol) -> u64 {
         self.requests[protocol as usize].load(Relaxed)
@@ -278,10 +283,7 @@ impl Table {
 
     /// Drops the pods that ended longer ago than this.
     pub fn forget(&self, ago: Duration, now: Instant) {
-        let is_old = |pod: &Pod| {
-            pod.ended()
-                .is_some_and(|ended| now.saturating_duration_since(ended) > ago)
-        };
+        let is_old = |pod: &Pod| pod.ended_for(now).is_some_and(|ended| ended > ago);
         write(&self.pods).retain(|_, pod| !is_old(pod));
     }
 

@@ -4,3 +4,13 @@
 //! [`counts`]: capturing threads add to it, readers look at it.
 
 pub mod counts;
+pub mod daemon;
+pub mod feed;
+pub mod http;
+pub mod metrics;
+pub mod pb;
+pub mod process;
+pub mod rate;
+pub mod recent;
+pub mod text;
+pub mod workload;

@@ -1,0 +1,77 @@
+//! What is typed on the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+use podwasm_metrics_exporter::daemon::LogFormat;
+
+/// Counts the requests of this node's pods, and publishes them for Prometheus and podwasm-scaler.
+///
+/// It hears of pods as an NRI plugin that changes nothing, so it needs containerd with NRI switched on (the default since 2.0).
+/// It runs until SIGTERM or SIGINT.
+#[derive(Debug, Parser)]
+#[command(version, args_override_self = true)]
+pub struct Flags {
+    /// The plugin's name, as NRI knows it.
+    #[arg(long, default_value = "podwasm-exporter")]
+    pub name: String,
+    /// The plugin's index, two digits: plugins are called in ascending order.
+    #[arg(long, default_value = "90")]
+    pub idx: String,
+    /// NRI's socket.
+    #[arg(long, default_value = nri::DEFAULT_SOCKET)]
+    pub nri_socket: PathBuf,
+    /// The node's name, the same whenever the exporter comes back to it. Without it, the host name.
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// Where to serve /metrics, the rates as JSON, /healthz and /readyz.
+    #[arg(long, default_value = "0.0.0.0:9466")]
+    pub http: SocketAddr,
+    /// Where to serve the counts to podwasm-scaler, over gRPC.
+    #[arg(long, default_value = "0.0.0.0:9467")]
+    pub grpc: SocketAddr,
+    /// How often counts are read, and told to scalers.
+    #[arg(long, default_value = "250ms", value_parser = interval)]
+    pub interval: Duration,
+    /// How many pods are counted one by one. What is more is counted together, and scalers are told that it is not known.
+    #[arg(long, default_value_t = 1_024)]
+    pub max_pods: usize,
+    /// How long the series of a pod are shown after its end.
+    #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
+    pub keep_ended: Duration,
+    /// How to write log lines. `RUST_LOG` says which: info by default.
+    #[arg(long, value_enum, default_value_t)]
+    pub log_format: LogFormat,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let allowed = Duration::from_millis(10)..=Duration::from_secs(1);
+    if allowed.contains(&interval) {
+        Ok(interval)
+    } else {
+        Err("it has to be 10ms to 1s".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn intervals_are_bounded() {
+        let parse = |interval| Flags::try_parse_from(["podwasm-exporter", "--interval", interval]);
+        assert_eq!(parse("1s").unwrap().interval, Duration::from_secs(1));
+        for wrong in ["0s", "2s", "often"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The node's exporter: start order, and the end.
+
+mod flags;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use podwasm_metrics_exporter::counts::Table;
+use podwasm_metrics_exporter::daemon;
+use podwasm_metrics_exporter::feed::Feed;
+use podwasm_metrics_exporter::http::Http;
+use podwasm_metrics_exporter::metrics::Metrics;
+use podwasm_metrics_exporter::recent::Recent;
+use tokio::net::TcpListener;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::info;
+
+use flags::Flags;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let flags = Flags::parse();
+    daemon::start_logging(flags.log_format);
+    let told_to_end = daemon::told_to_end()?;
+    let node = match &flags.node_name {
+        Some(name) => name.clone(),
+        None => daemon::hostname().context("cannot read the host name")?,
+    };
+    info!(version = env!("CARGO_PKG_VERSION"), node, "podwasm-exporter");
+
+    let table = Arc::new(Table::new(flags.max_pods, Instant::now()));
+    let recent = Arc::new(Recent::new(table.clone(), Instant::now()));
+    let follow = recent.clone();
+    tokio::spawn(async move { follow.follow(flags.interval).await });
+    serve_http(&flags, recent.clone()).await?;
+    serve_counts(&flags, Feed::new(&node, recent)).await?;
+
+    told_to_end.await;
+    info!("ended");
+    Ok(())
+}
+
+async fn serve_http(flags: &Flags, recent: Arc<Recent>) -> anyhow::Result<()> {
+    let metrics = Arc::new(Metrics::new(recent.clone(), flags.keep_ended));
+    let listener = TcpListener::bind(flags.http)
+        .await
+        .with_context(|| format!("cannot listen on {}", flags.http))?;
+    info!(address = %listener.local_addr()?, "serving /metrics, /healthz, /readyz and rates as JSON");
+    tokio::spawn(async { axum::serve(listener, Http { metrics, recent }.routes()).await });
+    Ok(())
+}
+
+async fn serve_counts(flags: &Flags, feed: Feed) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(flags.grpc)
+        .await
+        .with_context(|| format!("cannot listen on {}", flags.grpc))?;
+    info!(address = %listener.local_addr()?, "serving counts to scalers");
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    tokio::spawn(
+        Server::builder()
+            .add_service(feed.service())
+            .serve_with_incoming(incoming),
+    );
+    Ok(())
+}
