@@ -45,8 +45,7 @@ docs: setup ## The API's documentation, without a broken link
 node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1
 	cargo build --quiet -p podwasm -p podwasm-integration --bins
 	cargo build --quiet -p nri --examples
-	@# Whoever started make may ignore signals, and programs inherit that.
-	env --default-signal cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
+	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
 
 engine: setup ## The engine and the bundle it ships in: target/engine/bundle
 	engine/bundle/build.sh

@@ -3,6 +3,7 @@
 
 use anyhow::{Context as _, Result};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{SigHandler, Signal, signal};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -47,6 +48,7 @@ impl Namespaces {
             .into_iter()
             .collect::<Result<Vec<_>>>()?;
         let join = move || {
+            heed_all_signals();
             for cgroup in &mut cgroups {
                 cgroup.write_all(b"0")?;
             }
@@ -121,4 +123,12 @@ impl Namespaces {
 /// Runs a step in a thread of its own, which takes the namespaces it joins to its grave.
 fn in_thread<T: Send + 'static>(step: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     std::thread::spawn(step).join().expect("the step does not panic")
+}
+
+/// Whoever started the tests may ignore signals, as `nohup` does, and programs inherit that.
+fn heed_all_signals() {
+    for number in Signal::iterator() {
+        // SAFETY: the default is no function of this process. The two that cannot be set are an error, which changes nothing.
+        let _ = unsafe { signal(number, SigHandler::SigDfl) };
+    }
 }
