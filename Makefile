@@ -43,7 +43,7 @@ docs: setup ## The API's documentation, without a broken link
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
 
 node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1
-	cargo build --quiet -p podwasm -p podwasm-integration --bins
+	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
 	cargo build --quiet -p nri --examples
 	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
 
@@ -61,6 +61,7 @@ guests: setup ## The Wasm modules that tests and demo run: target/guests
 
 roots: setup ## The root folders of throw-away nodes: target/roots
 	integration/node/root.sh
+	integration/node/tools.sh
 
 node: engine guests roots ## Start a throw-away node with podwasm, and a shell in it
 	cargo build --quiet -p podwasm -p podwasm-integration

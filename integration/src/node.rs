@@ -2,6 +2,7 @@
 
 mod containerd;
 mod dns;
+mod exporter;
 mod files;
 mod http;
 mod layout;
@@ -17,6 +18,7 @@ use crate::image::{Content, Image, registry};
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result, ensure};
 pub use dns::DNS_SERVER;
+pub use exporter::Exporter;
 pub use http::Answer;
 use layout::{binds, roots};
 pub use layout::{nodes, target};
@@ -93,6 +95,7 @@ pub struct Node {
     cri: Cri,
     busybox: String,
     pods: AtomicU32,
+    exporter: OnceCell<Exporter>,
     podwasm: OnceCell<Podwasm>,
     dns: OnceCell<Process>,
     owned: Option<Owned>,
@@ -167,6 +170,7 @@ impl Node {
             cri: Cri::over(&format!("/proc/{init}/root/run/containerd/containerd.sock")),
             busybox: String::new(),
             pods: AtomicU32::new(0),
+            exporter: OnceCell::new(),
             podwasm: OnceCell::new(),
             dns: OnceCell::new(),
             owned: None,

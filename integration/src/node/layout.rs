@@ -30,7 +30,8 @@ pub(super) fn roots(flavor: Flavor) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// What of the project a node sees, under `/opt/podwasm`: the programs of this build, and the engine if it is built.
+/// What of the project a node sees, under `/opt`: the programs of this build, and the engine if it
+/// is built; and the tools for tests.
 pub(super) fn binds() -> Vec<(&'static str, PathBuf)> {
     let program = std::env::current_exe().expect("a program has a path");
     let folder = program.parent().expect("a program lies in a folder");
@@ -40,9 +41,14 @@ pub(super) fn binds() -> Vec<(&'static str, PathBuf)> {
         folder
     };
     let mut binds = vec![("/opt/podwasm/bin", programs.to_owned())];
-    let engine = target().join("engine/bundle");
-    if engine.is_dir() {
-        binds.push(("/opt/podwasm/engine", engine));
+    let folders = [
+        ("/opt/podwasm/engine", "engine/bundle"),
+        ("/opt/tools", "roots/tools"),
+    ];
+    for (inside, outside) in folders {
+        if let Ok(outside) = target().join(outside).canonicalize() {
+            binds.push((inside, outside));
+        }
     }
     binds
 }

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{ArgAction, Parser};
+use podwasm_metrics_exporter::counts::Exclusion;
 use podwasm_metrics_exporter::daemon::LogFormat;
+use podwasm_metrics_exporter::exclude::{self, Rules};
 
 /// Counts the requests of this node's pods, and publishes them for Prometheus and podwasm-scaler.
 ///
@@ -41,9 +43,37 @@ pub struct Flags {
     /// How long the series of a pod are shown after its end.
     #[arg(long, default_value = "2m", value_parser = humantime::parse_duration)]
     pub keep_ended: Duration,
+    /// Requests whose `User-Agent` begins so are a kubelet's probes, which are not counted. May be given several times.
+    #[arg(long, value_name = "PREFIX", default_value = exclude::PROBE_USER_AGENT, action = ArgAction::Append)]
+    pub probe_user_agent: Vec<String>,
+    /// Requests whose path begins so are health checks over gRPC, which are not counted. May be given several times.
+    #[arg(long, value_name = "PREFIX", default_value = exclude::HEALTH_PATH, action = ArgAction::Append)]
+    pub health_path: Vec<String>,
+    /// Does not count Prometheus' scrapes of pods either.
+    #[arg(long)]
+    pub exclude_scrapes: bool,
     /// How to write log lines. `RUST_LOG` says which: info by default.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+impl Flags {
+    /// What is not counted.
+    pub fn rules(&self) -> Rules {
+        let rule = |prefixes: &[String], reason| {
+            let prefixes = prefixes.iter().filter(|prefix| !prefix.is_empty());
+            prefixes.map(|prefix| (prefix.clone(), reason)).collect()
+        };
+        let rules = Rules {
+            paths: rule(&self.health_path, Exclusion::GrpcHealth),
+            user_agents: rule(&self.probe_user_agent, Exclusion::HttpProbe),
+        };
+        if self.exclude_scrapes {
+            rules.and_scrapes()
+        } else {
+            rules
+        }
+    }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -64,6 +94,23 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn probes_are_excluded_unless_told_otherwise() {
+        let rules = |arguments: &[&str]| {
+            let name = ["podwasm-exporter"].iter();
+            Flags::parse_from(name.chain(arguments)).rules()
+        };
+        assert_eq!(rules(&[]), Rules::probes());
+        assert_eq!(rules(&["--exclude-scrapes"]), Rules::probes().and_scrapes());
+        assert_eq!(
+            rules(&["--probe-user-agent=", "--health-path="]),
+            Rules::default()
+        );
+        let own = rules(&["--probe-user-agent", "a/", "--probe-user-agent", "b/"]);
+        assert_eq!(own.by_user_agent(b"b/1"), Some(Exclusion::HttpProbe));
+        assert_eq!(own.by_user_agent(b"kube-probe/1"), None);
     }
 
     #[test]

@@ -7,11 +7,14 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use nri::{Identity, Preinstalled, Runner};
+use podwasm_metrics_exporter::capture::Capture;
 use podwasm_metrics_exporter::counts::Table;
 use podwasm_metrics_exporter::daemon;
 use podwasm_metrics_exporter::feed::Feed;
 use podwasm_metrics_exporter::http::Http;
 use podwasm_metrics_exporter::metrics::Metrics;
+use podwasm_metrics_exporter::observe::Observer;
 use podwasm_metrics_exporter::recent::Recent;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -29,6 +32,8 @@ async fn main() -> anyhow::Result<()> {
         Some(name) => name.clone(),
         None => daemon::hostname().context("cannot read the host name")?,
     };
+    let preinstalled = Preinstalled::from_env()?;
+    let identity = Identity::new(flags.name.clone(), flags.idx.clone())?;
     info!(version = env!("CARGO_PKG_VERSION"), node, "podwasm-exporter");
 
     let table = Arc::new(Table::new(flags.max_pods, Instant::now()));
@@ -38,7 +43,13 @@ async fn main() -> anyhow::Result<()> {
     serve_http(&flags, recent.clone()).await?;
     serve_counts(&flags, Feed::new(&node, recent)).await?;
 
-    told_to_end.await;
+    let capture = Capture::start(table.clone(), flags.rules()).context("cannot start to capture")?;
+    let observer = Observer::new(capture, table);
+    let runner = match preinstalled {
+        Some(preinstalled) => Runner::preinstalled(observer, preinstalled),
+        None => Runner::external(observer, identity).socket(flags.nri_socket),
+    };
+    runner.run(told_to_end).await?;
     info!("ended");
     Ok(())
 }

@@ -1,0 +1,108 @@
+//! The exporter under test, running in a node, and what it has counted.
+
+use super::{Node, Process};
+use crate::wait::{PATIENCE, until};
+use anyhow::{Context as _, Result, bail, ensure};
+use std::cell::Cell;
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+const PROGRAM: &str = "/opt/podwasm/bin/podwasm-exporter";
+
+/// A running `podwasm-exporter`. Dropping it kills it.
+#[derive(Debug)]
+pub struct Exporter {
+    http: String,
+    process: Process,
+}
+
+impl Exporter {
+    /// The program itself.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// Where it serves its metrics, inside the node.
+    pub fn http(&self) -> &str {
+        &self.http
+    }
+}
+
+impl Node {
+    /// The exporter that all tests on this node share, started by the first that asks.
+    pub async fn exporter(&self) -> Result<&Exporter> {
+        self.exporter.get_or_try_init(|| self.start_exporter([])).await
+    }
+
+    /// Starts the exporter of this build in the node, under a name and on ports that no other has, and waits until it calls
+    /// itself ready.
+    pub async fn start_exporter<const N: usize>(&self, args: [&str; N]) -> Result<Exporter> {
+        static PORTS: AtomicU16 = AtomicU16::new(9_500);
+        ensure!(
+            self.path(PROGRAM).exists(),
+            "{PROGRAM} is not in the node: build it before the node starts"
+        );
+        let port = PORTS.fetch_add(2, Ordering::Relaxed);
+        let http = format!("127.0.0.1:{port}");
+        let name = format!("exporter-{port}");
+        let mut command = Command::new(PROGRAM);
+        command
+            .args([
+                "--name",
+                &name,
+                "--nri-socket",
+                "/run/nri/nri.sock",
+                "--http",
+                &http,
+            ])
+            .args(["--grpc", &format!("127.0.0.1:{}", port + 1)])
+            .args(args)
+            .env("RUST_LOG", "info,podwasm_metrics_exporter=debug,nri=debug")
+            .env("RUST_BACKTRACE", "1");
+        let exporter = Exporter {
+            http,
+            process: self.spawn(&name, command)?,
+        };
+        let ready = self.wait_exporter_ready(&exporter).await;
+        ready.with_context(|| exporter.process.log_tail())?;
+        Ok(exporter)
+    }
+
+    /// Waits until the exporter calls itself ready.
+    pub async fn wait_exporter_ready(&self, exporter: &Exporter) -> Result<()> {
+        until("the exporter is ready", PATIENCE, async || {
+            if let Some(status) = exporter.process.exited() {
+                bail!("the exporter ended: {status}");
+            }
+            let answer = self.http(exporter.http.parse()?, "/readyz").await;
+            Ok(answer.is_ok_and(|answer| answer.status == 200).then_some(()))
+        })
+        .await
+    }
+
+    /// The sum of a metric's series that have all these labels, each as `name="value"`. `None` if there is no such series.
+    pub async fn metric(&self, exporter: &Exporter, name: &str, labels: &[&str]) -> Result<Option<f64>> {
+        let text = self.http(exporter.http.parse()?, "/metrics").await?.text();
+        let series = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let (found, value) = rest.rsplit_once(' ')?;
+            let is_wanted = (found.is_empty() || found.starts_with('{'))
+                && labels.iter().all(|label| found.contains(label));
+            is_wanted.then(|| value.parse::<f64>().ok())?
+        });
+        Ok(series.reduce(|sum, value| sum + value))
+    }
+
+    /// Waits until a metric no longer changes, and returns it: what is under way has then been counted.
+    pub async fn settled_metric(&self, exporter: &Exporter, name: &str, labels: &[&str]) -> Result<f64> {
+        let before = Cell::new(None);
+        until("the number settles", PATIENCE, async || {
+            let now = self.metric(exporter, name, labels).await?;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let has_settled = now.is_some() && before.replace(now) == now;
+            Ok(now.filter(|_| has_settled))
+        })
+        .await
+    }
+}
