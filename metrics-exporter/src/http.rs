@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
@@ -98,14 +98,16 @@ impl Http {
     }
 }
 
-async fn metrics(State(http): State<Http>, headers: HeaderMap) -> impl IntoResponse {
+async fn metrics(State(http): State<Http>, headers: HeaderMap) -> Response {
+    metrics_answer(&headers, |format| http.metrics.text(format))
+}
+
+/// Metrics, in the format that is asked for.
+pub fn metrics_answer(headers: &HeaderMap, text: impl FnOnce(Format) -> String) -> Response {
     let accept = headers.get_all(header::ACCEPT).iter();
     let accept: Vec<_> = accept.filter_map(|value| value.to_str().ok()).collect();
     let format = Format::accepted(&accept.join(","));
-    (
-        [(header::CONTENT_TYPE, format.content_type())],
-        http.metrics.text(format),
-    )
+    ([(header::CONTENT_TYPE, format.content_type())], text(format)).into_response()
 }
 
 async fn ready(State(http): State<Http>) -> (StatusCode, String) {
@@ -115,21 +117,18 @@ async fn ready(State(http): State<Http>) -> (StatusCode, String) {
     }
 }
 
-async fn by_name(
-    State(http): State<Http>,
-    Path((namespace, name)): Path<(String, String)>,
-) -> axum::response::Response {
+async fn by_name(State(http): State<Http>, Path((namespace, name)): Path<(String, String)>) -> Response {
     answer(http.workload(namespace, name, None))
 }
 
 async fn by_kind(
     State(http): State<Http>,
     Path((namespace, kind, name)): Path<(String, String, String)>,
-) -> axum::response::Response {
+) -> Response {
     answer(http.workload(namespace, name, Some(&kind)))
 }
 
-fn answer(workload: Result<Workload, String>) -> axum::response::Response {
+fn answer(workload: Result<Workload, String>) -> Response {
     match workload {
         Ok(workload) => Json(workload).into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason + "\n").into_response(),

@@ -26,6 +26,7 @@ pub mod pods;
 pub mod process;
 pub mod rate;
 pub mod recent;
+pub mod scaler;
 mod socket;
 pub mod stream;
 pub mod tally;

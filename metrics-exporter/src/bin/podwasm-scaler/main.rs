@@ -1,0 +1,118 @@
+//! The cluster's scaler: start order, and the end.
+
+mod flags;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use podwasm_metrics_exporter::daemon;
+use podwasm_metrics_exporter::scaler::cluster::Cluster;
+use podwasm_metrics_exporter::scaler::exporters;
+use podwasm_metrics_exporter::scaler::http::Http;
+use podwasm_metrics_exporter::scaler::keda::{Keda, MAX_STREAMS};
+use podwasm_metrics_exporter::scaler::metrics::Metrics;
+use podwasm_metrics_exporter::scaler::tls;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tracing::{info, warn};
+
+use flags::Flags;
+
+/// KEDA's client does not look after its connections, so those that are dead are found here.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long answers may still take once the end has come.
+const DRAIN: Duration = Duration::from_secs(3);
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let flags = Flags::parse();
+    daemon::start_logging(flags.log_format);
+    let told_to_end = daemon::told_to_end()?;
+    info!(version = env!("CARGO_PKG_VERSION"), exporters = ?flags.exporters, "podwasm-scaler");
+
+    let cluster = Arc::new(Cluster::new(flags.patience()));
+    let metrics = Arc::new(Metrics::new(cluster.clone()));
+    let (close, closing) = watch::channel(false);
+    let http = Http {
+        cluster: cluster.clone(),
+        metrics: metrics.clone(),
+        closing: closing.clone(),
+    };
+    let keda = Keda {
+        cluster: cluster.clone(),
+        metrics: metrics.clone(),
+        closing,
+    };
+    serve_http(&flags, http).await?;
+    let serving = tokio::spawn(serve_keda(&flags, keda, metrics.clone()).await?);
+    tokio::spawn(exporters::follow(
+        flags.exporters,
+        flags.refresh,
+        cluster,
+        metrics,
+    ));
+
+    told_to_end.await;
+    close.send_replace(true); // a stream that ends well is opened again at once, elsewhere
+    if timeout(DRAIN, serving).await.is_err() {
+        warn!("some connections were still open at the end");
+    }
+    info!("ended");
+    Ok(())
+}
+
+async fn serve_http(flags: &Flags, http: Http) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(flags.http)
+        .await
+        .with_context(|| format!("cannot listen on {}", flags.http))?;
+    info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
+    tokio::spawn(async { axum::serve(listener, http.routes()).await });
+    Ok(())
+}
+
+async fn serve_keda(
+    flags: &Flags,
+    keda: Keda,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<impl Future<Output = ()> + Send + use<>> {
+    let listener = TcpListener::bind(flags.grpc)
+        .await
+        .with_context(|| format!("cannot listen on {}", flags.grpc))?;
+    info!(address = %listener.local_addr()?, tls = flags.tls_cert.is_some(), "serving KEDA");
+    let current = match flags.tls() {
+        None => None,
+        Some(files) => {
+            let current = Arc::new(files.read()?);
+            tokio::spawn(files.follow(current.clone()));
+            Some(current)
+        }
+    };
+    Ok(async move {
+        let mut closing = keda.closing.clone();
+        let closed = async move { drop(closing.wait_for(|closing| *closing).await) };
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .max_concurrent_streams(MAX_STREAMS)
+            .add_service(keda.service());
+        let end = match current {
+            None => {
+                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                server.serve_with_incoming_shutdown(incoming, closed).await
+            }
+            Some(current) => {
+                let incoming = tls::incoming(listener, current, metrics);
+                server.serve_with_incoming_shutdown(incoming, closed).await
+            }
+        };
+        if let Err(error) = end {
+            warn!(error = &error as &dyn std::error::Error, "serving KEDA failed");
+        }
+    })
+}

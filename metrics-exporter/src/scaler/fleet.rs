@@ -1,0 +1,938 @@
+//! What all exporters have told, and what follows from it.
+//!
+//! The rule that everything here serves: a number is told only if it is known. An error leaves a workload's replicas alone; a zero
+//! takes them away. Times are milliseconds by the scaler's own clock.
+
+#![warn(clippy::disallowed_methods, reason = "this module decides; it does no I/O")]
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+use super::trigger::{Pods, Trigger};
+use crate::counts::Workload;
+use crate::pb::counts as pb;
+use crate::rate::{self, Known, Ring};
+
+/// What to answer while exporters are missing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Partial {
+    /// An error to those whose pods are, or lately were, on the missing exporters' nodes.
+    Affected,
+    /// The rate, with what was last known of the missing ones.
+    Answer,
+    /// An error to everyone.
+    #[default]
+    Refuse,
+}
+
+/// When exporters are missing, and what then.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// After which silence an exporter is missing.
+    pub stale_after: Duration,
+    /// How long an exporter that is no longer listed is missed, before its node is taken for gone.
+    pub forget_after: Duration,
+    /// What to answer meanwhile.
+    pub partial: Partial,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    /// Pods whose requests are inside TLS.
+    #[error("the requests of {pod} are inside TLS, where they cannot be counted")]
+    Encrypted {
+        /// One of them.
+        pod: String,
+    },
+    /// An exporter that says nothing, or not enough.
+    #[error("the exporter on {node} is missing: {why}")]
+    Missing {
+        /// Its node, or its address.
+        node: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// None is there.
+    #[error("no exporter is known")]
+    Nobody,
+    /// A pod that its exporter cannot look at.
+    #[error("the requests of {pod} are not seen by the exporter on its node")]
+    Unseen {
+        /// The pod.
+        pod: String,
+    },
+}
+
+/// All exporters, and all pods they told of.
+#[derive(Debug)]
+pub struct Fleet {
+    nodes: BTreeMap<SocketAddr, Node>,
+    patience: Patience,
+    pods: BTreeMap<Key, Pod>,
+}
+
+/// A pod's namespace and uid.
+type Key = (Arc<str>, Arc<str>);
+
+#[derive(Debug)]
+struct Node {
+    ids: HashMap<u32, Key>,
+    name: String,
+    /// Parts of a state that is not whole yet.
+    parts: Vec<pb::Update>,
+    /// When it last told all that there is to know.
+    read: Option<u64>,
+    /// When its last message came.
+    heard: u64,
+    /// Whether a state has been told in the present stream.
+    is_whole: bool,
+    /// Since when it is not listed any more.
+    unlisted: Option<u64>,
+    /// What is wrong with it.
+    why: String,
+}
+
+#[derive(Debug)]
+struct Pod {
+    labels: BTreeMap<String, String>,
+    name: String,
+    /// The exporter that told of it.
+    node: SocketAddr,
+    requests: u64,
+    ring: Ring,
+    run: u64,
+    /// When it ended, if it has.
+    ended: Option<u64>,
+    state: pb::State,
+    tls_connections: u64,
+    workload: Workload,
+}
+
+/// How many there are, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Exporters that tell all there is to know.
+    pub current_nodes: usize,
+    /// Those that should.
+    pub missing_nodes: usize,
+    /// Pods that run.
+    pub pods: usize,
+}
+
+impl Fleet {
+    /// Nobody is known.
+    pub fn new(patience: Patience) -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            patience,
+            pods: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the exporters' addresses, as they are listed now. Returns those that are new.
+    pub fn listed(&mut self, addresses: &BTreeSet<SocketAddr>, now: u64) -> Vec<SocketAddr> {
+        for (address, node) in &mut self.nodes {
+            node.unlisted = match node.unlisted {
+                _ if addresses.contains(address) => None,
+                since => since.or(Some(now)),
+            };
+        }
+        let known = |address: &&SocketAddr| !self.nodes.contains_key(address);
+        let new: Vec<_> = addresses.iter().filter(known).copied().collect();
+        for &address in &new {
+            self.nodes.insert(address, Node::new(now));
+        }
+        new
+    }
+
+    /// Whether an exporter is still to be listened to.
+    pub fn expects(&self, address: SocketAddr) -> bool {
+        self.nodes.contains_key(&address)
+    }
+
+    /// A stream to an exporter begins.
+    pub fn connected(&mut self, address: SocketAddr) {
+        if let Some(node) = self.nodes.get_mut(&address) {
+            node.ids.clear();
+            node.parts.clear();
+            node.is_whole = false;
+        }
+    }
+
+    /// A stream to an exporter has ended, or did not begin.
+    pub fn disconnected(&mut self, address: SocketAddr, why: String) {
+        if let Some(node) = self.nodes.get_mut(&address) {
+            node.is_whole = false;
+            node.why = why;
+        }
+    }
+
+    /// Takes what an exporter says.
+    pub fn update(&mut self, address: SocketAddr, update: pb::Update, now: u64) {
+        let Some(node) = self.nodes.get_mut(&address) else {
+            return;
+        };
+        if update.more {
+            node.parts.push(update);
+            return;
+        }
+        let before = std::mem::replace(&mut node.heard, now);
+        node.name.clone_from(&update.node);
+        node.why.clone_from(&update.unknown);
+        if update.unknown.is_empty() {
+            node.read = Some(now);
+        }
+        let is_first = !std::mem::replace(&mut node.is_whole, true);
+        let parts = std::mem::take(&mut node.parts);
+        for part in parts.iter().chain([&update]) {
+            for pod in &part.started {
+                self.start(address, part, pod, now);
+            }
+            for reading in &part.readings {
+                self.read(address, reading, before, now);
+            }
+        }
+        if is_first {
+            self.end_unmentioned(address, now);
+        }
+    }
+
+    /// Forgets what is too old to matter.
+    pub fn forget(&mut self, now: u64) {
+        let patience = self.patience;
+        let is_gone = |(_, node): &(&SocketAddr, &Node)| {
+            let unlisted = node
+                .unlisted
+                .is_some_and(|since| now.saturating_sub(since) > millis(patience.forget_after));
+            node.missing(patience, now).is_some() && (unlisted || self.is_replaced(node, now))
+        };
+        let gone: Vec<_> = self
+            .nodes
+            .iter()
+            .filter(is_gone)
+            .map(|(&address, _)| address)
+            .collect();
+        for address in gone {
+            self.remove(address, now);
+        }
+        let is_old = |ended: u64| now.saturating_sub(ended) > millis(rate::MAX_WINDOW);
+        self.pods.retain(|_, pod| !pod.ended.is_some_and(is_old));
+    }
+
+    /// The rate that a trigger in a namespace asks for.
+    pub fn rate(&self, namespace: &str, trigger: &Trigger, now: u64) -> Result<f64, Unknown> {
+        let pods: Vec<_> = self.select(namespace, &trigger.pods).collect();
+        self.check(&pods, now)?;
+        let known = pods.iter().map(|pod| Known {
+            ring: &pod.ring,
+            until: self.until(pod, now),
+        });
+        Ok(match trigger.panic {
+            None => rate::rate(known, trigger.window),
+            Some(panic) => rate::rate_or_burst(known, trigger.window, panic),
+        })
+    }
+
+    /// How many there are.
+    pub fn census(&self, now: u64) -> Census {
+        let missing_nodes = self.missing(now).len();
+        Census {
+            current_nodes: self.nodes.len() - missing_nodes,
+            missing_nodes,
+            pods: self.pods.values().filter(|pod| pod.ended.is_none()).count(),
+        }
+    }
+
+    /// Whether every exporter that is listed has had its chance to speak.
+    pub fn has_begun(&self, now: u64) -> bool {
+        let settled = |node: &Node| {
+            node.read.is_some() || now.saturating_sub(node.heard) > millis(self.patience.stale_after)
+        };
+        !self.nodes.is_empty() && self.nodes.values().all(settled)
+    }
+
+    fn select<'a>(&'a self, namespace: &str, wanted: &'a Pods) -> impl Iterator<Item = &'a Pod> {
+        let first: Key = (namespace.into(), "".into());
+        let namespace = first.0.clone();
+        self.pods
+            .range(first..)
+            .take_while(move |((of, _), _)| *of == namespace)
+            .map(|(_, pod)| pod)
+            .filter(|pod| wanted.select(&pod.labels, &pod.workload))
+    }
+
+    /// Until when a pod's requests are known. What has ended is known for ever.
+    fn until(&self, pod: &Pod, now: u64) -> u64 {
+        let node = self.nodes.get(&pod.node).filter(|_| pod.ended.is_none());
+        node.map_or(now, |node| node.heard)
+    }
+
+    /// The exporters that do not tell all there is to know, and what is wrong with them.
+    fn missing(&self, now: u64) -> Vec<(SocketAddr, &Node, String)> {
+        let why = |node: &Node| {
+            node.missing(self.patience, now)
+                .filter(|_| !self.is_replaced(node, now))
+        };
+        let missing = self
+            .nodes
+            .iter()
+            .filter_map(|(&address, node)| Some((address, node, why(node)?)));
+        missing.collect()
+    }
+
+    /// Whether another exporter has taken a missing one's place.
+    fn is_replaced(&self, missing: &Node, now: u64) -> bool {
+        let is_current =
+            |node: &Node| node.name == missing.name && node.missing(self.patience, now).is_none();
+        !missing.name.is_empty() && self.nodes.values().any(is_current)
+    }
+
+    /// Whether what is known of these pods is all that there is to know.
+    fn check(&self, pods: &[&Pod], now: u64) -> Result<(), Unknown> {
+        if self.nodes.is_empty() {
+            return Err(Unknown::Nobody);
+        }
+        let living = || pods.iter().filter(|pod| pod.ended.is_none());
+        let missing = self.missing(now);
+        let none_is_left = missing.len() == self.nodes.len();
+        let matters = |address: SocketAddr| match self.patience.partial {
+            Partial::Affected => none_is_left || living().any(|pod| pod.node == address),
+            Partial::Answer => none_is_left,
+            Partial::Refuse => true,
+        };
+        if let Some((address, node, why)) = missing.into_iter().find(|&(address, ..)| matters(address)) {
+            let node = if node.name.is_empty() {
+                address.to_string()
+            } else {
+                node.name.clone()
+            };
+            return Err(Unknown::Missing { node, why });
+        }
+        let unseen = living().find(|pod| pod.state == pb::State::Unseen);
+        if let Some(pod) = unseen.filter(|_| self.patience.partial != Partial::Answer) {
+            return Err(Unknown::Unseen {
+                pod: pod.name.clone(),
+            });
+        }
+        let encrypted = living().find(|pod| pod.tls_connections > 0);
+        match encrypted.filter(|_| pods.iter().all(|pod| pod.requests == 0)) {
+            Some(pod) => Err(Unknown::Encrypted {
+                pod: pod.name.clone(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    fn start(&mut self, address: SocketAddr, update: &pb::Update, started: &pb::Pod, now: u64) {
+        let key: Key = (started.namespace.as_str().into(), started.uid.as_str().into());
+        if let Some(node) = self.nodes.get_mut(&address) {
+            node.ids.insert(started.id, key.clone());
+        }
+        let before = self.pods.remove(&key);
+        let reading = started.reading.unwrap_or_default();
+        let ended = before.as_ref().and_then(|pod| pod.ended).unwrap_or(now);
+        let ring = match before {
+            Some(pod) if pod.run != update.run => pod.ring,
+            _ => Ring::new(now.saturating_sub(update.read_ms.saturating_sub(started.since_ms))),
+        };
+        let pod = Pod {
+            labels: started.labels.clone().into_iter().collect(),
+            name: started.name.clone(),
+            node: address,
+            requests: reading.requests,
+            ring: with_past(ring, &started.past, now),
+            run: update.run,
+            ended: (reading.state() == pb::State::Ended).then_some(ended),
+            state: reading.state(),
+            tls_connections: reading.tls_connections,
+            workload: Workload {
+                kind: started.workload_kind.clone(),
+                name: started.workload.clone(),
+            },
+        };
+        self.pods.insert(key, pod);
+    }
+
+    fn read(&mut self, address: SocketAddr, reading: &pb::Reading, before: u64, now: u64) {
+        let key = self
+            .nodes
+            .get(&address)
+            .and_then(|node| node.ids.get(&reading.id));
+        let pod = key.and_then(|key| self.pods.get_mut(key));
+        // A pod may have been told of by another exporter since, as while one takes the other's place.
+        let Some(pod) = pod.filter(|pod| pod.node == address) else {
+            return;
+        };
+        pod.ring
+            .add(rate::increase(pod.requests, reading.requests), before, now);
+        pod.requests = reading.requests;
+        pod.state = reading.state();
+        pod.tls_connections = reading.tls_connections;
+        pod.ended = (pod.state == pb::State::Ended).then(|| pod.ended.unwrap_or(now));
+    }
+
+    /// Ends the exporter's pods that its new state does not have.
+    fn end_unmentioned(&mut self, address: SocketAddr, now: u64) {
+        let Some(node) = self.nodes.get(&address) else {
+            return;
+        };
+        let mentioned: BTreeSet<_> = node.ids.values().collect();
+        for (key, pod) in &mut self.pods {
+            if pod.node == address && !mentioned.contains(key) {
+                pod.ended = pod.ended.or(Some(now));
+            }
+        }
+    }
+
+    fn remove(&mut self, address: SocketAddr, now: u64) {
+        self.nodes.remove(&address);
+        for pod in self.pods.values_mut().filter(|pod| pod.node == address) {
+            pod.ended = pod.ended.or(Some(now));
+        }
+    }
+}
+
+impl Node {
+    fn new(now: u64) -> Self {
+        Self {
+            ids: HashMap::new(),
+            name: String::new(),
+            parts: Vec::new(),
+            read: None,
+            heard: now,
+            is_whole: false,
+            unlisted: None,
+            why: "it has told nothing yet".to_owned(),
+        }
+    }
+
+    /// What is wrong with it, if anything is. A break that is over before the next message was due is nothing.
+    fn missing(&self, patience: Patience, now: u64) -> Option<String> {
+        let Some(read) = self.read else {
+            return Some(self.why.clone());
+        };
+        let silent = now.saturating_sub(read);
+        if silent <= millis(patience.stale_after) {
+            return None;
+        }
+        let why = if self.why.is_empty() {
+            "it is silent"
+        } else {
+            &self.why
+        };
+        Some(format!("{why} (for {} s)", silent / 1_000))
+    }
+}
+
+/// A ring with what an exporter says of the past: pairs of a second's age and what was counted in it.
+fn with_past(mut ring: Ring, past: &[u64], now: u64) -> Ring {
+    for pair in past.chunks_exact(2) {
+        let begin = now.saturating_sub(pair[0]);
+        ring.add(pair[1], begin, (begin + 1_000).min(now));
+    }
+    ring
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience {
+        stale_after: Duration::from_secs(3),
+        forget_after: Duration::from_secs(60),
+        partial: Partial::Refuse,
+    };
+
+    /// A cluster that speaks to a fleet, by verbs.
+    struct Cluster {
+        fleet: Fleet,
+        now: u64,
+    }
+
+    fn address(node: u16) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], node))
+    }
+
+    impl Cluster {
+        /// Exporters with these numbers are listed.
+        fn of<const N: usize>(nodes: [u16; N]) -> Self {
+            let mut cluster = Self {
+                fleet: Fleet::new(PATIENCE),
+                now: 1_000_000,
+            };
+            cluster.list(nodes);
+            cluster
+        }
+
+        fn with(mut self, partial: Partial) -> Self {
+            self.fleet.patience.partial = partial;
+            self
+        }
+
+        fn list<const N: usize>(&mut self, nodes: [u16; N]) {
+            self.fleet.listed(&nodes.map(address).into(), self.now);
+        }
+
+        fn wait(&mut self, ms: u64) -> &mut Self {
+            self.now += ms;
+            self.fleet.forget(self.now);
+            self
+        }
+
+        fn says(&mut self, node: u16, update: pb::Update) {
+            self.fleet.update(address(node), update, self.now);
+        }
+
+        /// A new stream begins with pods, by their numbers, that have had so many requests.
+        fn state<const N: usize>(&mut self, node: u16, run: u64, pods: [(u32, u64); N]) {
+            self.fleet.connected(address(node));
+            let update = update(node, run);
+            self.says(
+                node,
+                pb::Update {
+                    started: pods.map(|(id, requests)| pod(id, requests)).into(),
+                    ..update
+                },
+            );
+        }
+
+        fn reads<const N: usize>(&mut self, node: u16, pods: [(u32, u64); N]) {
+            let readings = pods
+                .map(|(id, requests)| pb::Reading {
+                    id,
+                    requests,
+                    ..pb::Reading::default()
+                })
+                .into();
+            self.says(
+                node,
+                pb::Update {
+                    readings,
+                    ..update(node, 1)
+                },
+            );
+        }
+
+        fn ask(&self, trigger: &str) -> Result<f64, String> {
+            self.ask_in("shop", trigger)
+        }
+
+        fn ask_in(&self, namespace: &str, trigger: &str) -> Result<f64, String> {
+            let pairs = trigger.split(';').filter_map(|pair| pair.split_once(':'));
+            let pairs = pairs.chain([("targetRequestsPerSecond", "1")]);
+            let metadata = pairs
+                .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+                .collect();
+            let trigger = Trigger::parse(&metadata).unwrap();
+            self.fleet
+                .rate(namespace, &trigger, self.now)
+                .map_err(|unknown| unknown.to_string())
+        }
+
+        #[track_caller]
+        fn check(&self, trigger: &str, expected: f64) {
+            let rate = self.ask(trigger).unwrap();
+            assert!((rate - expected).abs() < 1e-6, "{rate} instead of {expected}");
+        }
+
+        #[track_caller]
+        fn check_unknown(&self, trigger: &str, expected: &str) {
+            let unknown = self.ask(trigger).expect_err("it is not known");
+            assert!(unknown.contains(expected), "{unknown}");
+        }
+    }
+
+    fn update(node: u16, run: u64) -> pb::Update {
+        pb::Update {
+            node: format!("n{node}"),
+            run,
+            read_ms: 500_000,
+            ..pb::Update::default()
+        }
+    }
+
+    /// Pods 0 to 9 are the Deployment's `web`, others the StatefulSet's `db`.
+    fn pod(id: u32, requests: u64) -> pb::Pod {
+        let (kind, workload) = if id < 10 {
+            ("Deployment", "web")
+        } else {
+            ("StatefulSet", "db")
+        };
+        pb::Pod {
+            id,
+            uid: format!("u{id}"),
+            namespace: "shop".to_owned(),
+            name: format!("{workload}-{id}"),
+            labels: [("app".to_owned(), workload.to_owned())].into(),
+            workload_kind: kind.to_owned(),
+            workload: workload.to_owned(),
+            reading: Some(pb::Reading {
+                id,
+                requests,
+                ..pb::Reading::default()
+            }),
+            ..pb::Pod::default()
+        }
+    }
+
+    #[test]
+    fn nodes_are_added_up_by_workload_and_by_labels() {
+        let mut cluster = Cluster::of([1, 2]);
+        cluster.state(1, 1, [(0, 100), (10, 100)]);
+        cluster.state(2, 1, [(1, 100)]);
+        cluster.wait(1_000);
+        cluster.reads(1, [(0, 110), (10, 105)]);
+        cluster.reads(2, [(1, 120)]);
+        cluster.check("workload: web; window: 1s", 30.0);
+        cluster.check("workload: Deployment/web; window: 10s", 3.0);
+        cluster.check("workload: StatefulSet/db; window: 1s", 5.0);
+        cluster.check("selector: app in (web, db); window: 1s", 35.0);
+        cluster.check("selector: app=none; window: 1s", 0.0);
+    }
+
+    #[test]
+    fn only_the_namespace_that_asks_is_told() {
+        let mut cluster = Cluster::of([1]);
+        let mut theirs = pod(1, 0);
+        theirs.namespace = "other".to_owned();
+        cluster.says(
+            1,
+            pb::Update {
+                started: vec![pod(0, 0), theirs],
+                ..update(1, 1)
+            },
+        );
+        cluster.wait(1_000);
+        cluster.reads(1, [(0, 1), (1, 50)]);
+        cluster.check("workload: web; window: 1s", 1.0);
+        for (namespace, expected) in [("other", 50.0), ("oth", 0.0), ("other2", 0.0), ("", 0.0)] {
+            assert_eq!(
+                cluster.ask_in(namespace, "workload: web; window: 1s"),
+                Ok(expected),
+                "{namespace}"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_told_before_all_have_told() {
+        let mut cluster = Cluster::of([]);
+        cluster.check_unknown("workload: web", "no exporter is known");
+        cluster.list([1, 2]);
+        assert!(!cluster.fleet.has_begun(cluster.now));
+        cluster.check_unknown("workload: web", "10.0.0.1:1 is missing: it has told nothing yet");
+        cluster.state(1, 1, []);
+        cluster.check_unknown("workload: web", "10.0.0.1:2 is missing");
+        let first = pb::Update {
+            more: true,
+            started: vec![pod(0, 5)],
+            ..update(2, 1)
+        };
+        cluster.says(2, first);
+        cluster.check_unknown("workload: web", "10.0.0.1:2 is missing");
+        cluster.says(
+            2,
+            pb::Update {
+                started: vec![pod(1, 5)],
+                ..update(2, 1)
+            },
+        );
+        cluster.check("workload: web", 0.0);
+        assert!(cluster.fleet.has_begun(cluster.now));
+        assert_eq!(
+            cluster.fleet.census(cluster.now),
+            Census {
+                current_nodes: 2,
+                missing_nodes: 0,
+                pods: 2
+            }
+        );
+    }
+
+    #[test]
+    fn an_exporter_that_is_silent_is_missing_after_a_while() {
+        let mut cluster = Cluster::of([1, 2]);
+        cluster.state(1, 1, [(0, 0)]);
+        cluster.state(2, 1, [(10, 0)]);
+        cluster.wait(1_000);
+        cluster.reads(1, [(0, 100)]);
+        cluster.wait(3_000);
+        cluster.reads(2, []);
+        cluster.check("workload: web; window: 1s", 100.0);
+        cluster.wait(1_000);
+        cluster.check_unknown("workload: web", "n1 is missing: it is silent (for 4 s)");
+        cluster.check_unknown("workload: db", "n1 is missing");
+        cluster.reads(1, [(0, 500)]);
+        cluster.check("workload: web; window: 1s", 100.0);
+    }
+
+    #[test]
+    fn policies_tolerate_what_is_missing() {
+        for (partial, web, db) in [
+            (Partial::Refuse, false, false),
+            (Partial::Affected, false, true),
+            (Partial::Answer, true, true),
+        ] {
+            let mut cluster = Cluster::of([1, 2]).with(partial);
+            cluster.state(1, 1, [(0, 0)]);
+            cluster.state(2, 1, [(10, 0)]);
+            cluster.wait(1_000);
+            cluster.reads(1, [(0, 100)]);
+            cluster.wait(9_000);
+            cluster.reads(2, []);
+            assert_eq!(
+                cluster.ask("workload: web; window: 1s").is_ok(),
+                web,
+                "{partial:?}"
+            );
+            assert_eq!(cluster.ask("workload: db; window: 1s").is_ok(), db, "{partial:?}");
+            if web {
+                cluster.check("workload: web; window: 1s", 100.0);
+            }
+            cluster.wait(9_000);
+            assert!(
+                cluster.ask("workload: db").is_err(),
+                "nobody is left, so not even {partial:?} answers"
+            );
+        }
+    }
+
+    #[test]
+    fn an_exporter_that_says_it_does_not_know_is_missing() {
+        let mut cluster = Cluster::of([1]);
+        cluster.state(1, 1, [(0, 0)]);
+        for _ in 0..5 {
+            cluster.wait(1_000);
+            cluster.says(
+                1,
+                pb::Update {
+                    unknown: "it is blind".to_owned(),
+                    ..update(1, 1)
+                },
+            );
+        }
+        cluster.check_unknown("workload: web", "n1 is missing: it is blind (for 5 s)");
+    }
+
+    #[test]
+    fn a_node_that_vanishes_is_missed_and_then_forgotten() {
+        let mut cluster = Cluster::of([1, 2]);
+        cluster.state(1, 1, [(0, 0)]);
+        cluster.state(2, 1, [(1, 0)]);
+        cluster.wait(1_000);
+        cluster.reads(1, [(0, 60)]);
+        cluster.reads(2, [(1, 60)]);
+        cluster.list([2]);
+        cluster
+            .fleet
+            .disconnected(address(1), "it does not answer".to_owned());
+        for _ in 0..50 {
+            cluster.wait(1_000);
+            cluster.reads(2, []);
+        }
+        cluster.check_unknown("workload: web", "n1 is missing: it does not answer (for 50 s)");
+        for _ in 0..11 {
+            cluster.wait(1_000);
+            cluster.reads(2, []);
+        }
+        assert!(!cluster.fleet.expects(address(1)));
+        cluster.check("workload: web; window: 2m", 1.0);
+        cluster.check("workload: web; window: 10s", 0.0);
+    }
+
+    #[test]
+    fn an_exporter_that_comes_back_elsewhere_takes_its_nodes_place() {
+        let mut cluster = Cluster::of([1]);
+        cluster.state(1, 1, [(0, 100), (1, 100)]);
+        cluster.wait(1_000);
+        cluster.reads(1, [(0, 160), (1, 160)]);
+        cluster.list([2]);
+        cluster.fleet.disconnected(address(1), "it has ended".to_owned());
+        cluster.wait(5_000);
+        cluster.check_unknown("workload: web", "n1 is missing");
+        // Pod 1 ended while nobody looked, and the counter of pod 0 began again.
+        cluster.fleet.connected(address(2));
+        let back = pb::Update {
+            node: "n1".to_owned(),
+            started: vec![pod(0, 6)],
+            ..update(2, 2)
+        };
+        cluster.says(2, back);
+        cluster.check("workload: web; window: 1m", 2.0);
+        cluster.wait(1_000);
+        assert!(!cluster.fleet.expects(address(1)));
+        assert_eq!(
+            cluster.fleet.census(cluster.now),
+            Census {
+                current_nodes: 1,
+                missing_nodes: 0,
+                pods: 1
+            }
+        );
+        let reading = pb::Reading {
+            id: 0,
+            requests: 26,
+            ..pb::Reading::default()
+        };
+        let next = pb::Update {
+            node: "n1".to_owned(),
+            readings: vec![reading],
+            ..update(2, 2)
+        };
+        cluster.says(2, next);
+        cluster.check("workload: web; window: 1s", 20.0);
+    }
+
+    #[test]
+    fn a_stream_that_breaks_costs_no_count() {
+        let mut cluster = Cluster::of([1]);
+        cluster.state(1, 1, [(0, 0)]);
+        cluster.wait(1_000);
+        cluster.reads(1, [(0, 10)]);
+        cluster.fleet.disconnected(address(1), "it broke".to_owned());
+        cluster.wait(2_000);
+        let mut again = pod(0, 30);
+        again.since_ms = 497_000; // 3 s before the reading
+        again.past = vec![3_000, 10, 2_000, 10, 1_000, 10];
+        cluster.fleet.connected(address(1));
+        cluster.says(
+            1,
+            pb::Update {
+                started: vec![again],
+                ..update(1, 1)
+            },
+        );
+        cluster.check("workload: web; window: 1m", 10.0);
+        cluster.check("workload: web; window: 1s", 10.0);
+    }
+
+    #[test]
+    fn a_scaler_that_has_just_started_knows_the_past() {
+        let mut cluster = Cluster::of([1]);
+        let mut old = pod(0, 1_000);
+        old.since_ms = 400_000;
+        old.past = (1..=60).flat_map(|second| [second * 1_000, 5]).collect();
+        cluster.says(
+            1,
+            pb::Update {
+                started: vec![old],
+                ..update(1, 1)
+            },
+        );
+        cluster.check("workload: web; window: 1m", 5.0);
+        cluster.check("workload: web; window: 1s", 5.0);
+    }
+
+    #[test]
+    fn counters_that_begin_again_are_no_loss() {
+        let mut cluster = Cluster::of([1]);
+        cluster.state(1, 1, [(0, 1_000)]);
+        cluster.wait(1_000);
+        cluster.reads(1, [(0, 7)]);
+        cluster.check("workload: web; window: 1s", 7.0);
+    }
+
+    #[test]
+    fn ended_pods_stay_in_the_window() {
+        let mut cluster = Cluster::of([1]);
+        cluster.state(1, 1, [(0, 0)]);
+        cluster.wait(1_000);
+        let ended = pb::Reading {
+            id: 0,
+            requests: 100,
+            state: pb::State::Ended.into(),
+            ..pb::Reading::default()
+        };
+        cluster.says(
+            1,
+            pb::Update {
+                readings: vec![ended],
+                ..update(1, 1)
+            },
+        );
+        cluster.wait(9_000);
+        cluster.reads(1, []);
+        cluster.check("workload: web; window: 10s", 10.0);
+        cluster.wait(1_000);
+        cluster.reads(1, []);
+        cluster.check("workload: web; window: 10s", 0.0);
+        assert_eq!(cluster.fleet.census(cluster.now).pods, 0);
+        cluster.wait(600_000);
+        assert!(cluster.fleet.pods.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_counted_is_no_zero() {
+        let mut cluster = Cluster::of([1]);
+        cluster.state(1, 1, [(0, 0), (10, 0)]);
+        let unseen = pb::Reading {
+            id: 0,
+            state: pb::State::Unseen.into(),
+            ..pb::Reading::default()
+        };
+        let encrypted = pb::Reading {
+            id: 10,
+            tls_connections: 1,
+            ..pb::Reading::default()
+        };
+        cluster.says(
+            1,
+            pb::Update {
+                readings: vec![unseen, encrypted],
+                ..update(1, 1)
+            },
+        );
+        cluster.check_unknown("workload: web", "the requests of web-0 are not seen");
+        cluster.check_unknown("workload: db", "the requests of db-10 are inside TLS");
+        let plain = pb::Reading {
+            id: 10,
+            tls_connections: 1,
+            requests: 1,
+            ..pb::Reading::default()
+        };
+        cluster.says(
+            1,
+            pb::Update {
+                readings: vec![plain],
+                ..update(1, 1)
+            },
+        );
+        assert!(cluster.ask("workload: db").is_ok());
+    }
+
+    #[test]
+    fn two_exporters_that_tell_of_one_pod_are_not_added_up() {
+        let mut cluster = Cluster::of([1, 2]);
+        cluster.state(1, 1, [(0, 0)]);
+        cluster.state(2, 2, [(0, 0)]);
+        cluster.wait(1_000);
+        cluster.reads(1, [(0, 10)]);
+        cluster.reads(2, [(0, 10)]);
+        cluster.check("workload: web; window: 1s", 10.0);
+    }
+
+    #[test]
+    fn strangers_are_not_listened_to() {
+        let mut cluster = Cluster::of([1]);
+        cluster.state(1, 1, [(0, 0)]);
+        cluster.state(9, 1, [(1, 0)]);
+        cluster.reads(1, [(77, 5)]);
+        assert_eq!(
+            cluster.fleet.census(cluster.now),
+            Census {
+                current_nodes: 1,
+                missing_nodes: 0,
+                pods: 1
+            }
+        );
+    }
+}
