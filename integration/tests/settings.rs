@@ -128,7 +128,7 @@ on_nodes! {
         for (annotation, expected) in [
             ("plugins: [wasi_nn]", "plugin 'wasi_nn' is not allowed on this node, nor is any other"),
             ("drain: 1h", "drain: 3600s is more than the 60s that this node allows"),
-            ("aot: required", "this node does not compile modules"),
+            ("wait: 1m", "wait: 60s is more than the 3s that this node allows"),
             ("handler: runtime", "an annotation says handler: runtime, but the pod runs on"),
             ("memory: 50MB", "'50MB' is not a quantity such as 50Mi"),
         ] {

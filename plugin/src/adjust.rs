@@ -139,11 +139,15 @@ pub fn engine(
     {
         adjustment = adjustment.remove_annotation(key);
     }
+    // It may have got better since the first instance looked, and then the two would not agree.
+    let tier = (format!("{DOMAIN}/tier"), plan.runs.as_str().to_owned());
+    let tier = (!container.annotations.contains_key(&tier.0)).then_some(tier);
     let annotations = [
         (marker(), "engine".to_owned()),
         (covered(), cover.to_string_lossy().into_owned()),
         (format!("{DOMAIN}/module"), format!("sha256:{}", module.digest)),
     ];
+    let annotations = annotations.into_iter().chain(tier);
     with_limits(annotated(adjustment, container, annotations), plan.added)
 }
 
@@ -204,6 +208,7 @@ fn read_only(source: &Path, destination: &str) -> Mount {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compiled::{Runs, Tier};
     use crate::module::Outline;
     use nri::api::{LinuxContainer, LinuxCpu, LinuxMemory};
 
@@ -233,6 +238,7 @@ mod tests {
         Plan {
             added: Limits::default(),
             engine: podwasm_engine::settings::Settings::default(),
+            runs: Runs::Waiting,
         }
     }
 
@@ -341,12 +347,18 @@ mod tests {
     #[test]
     fn a_second_instance_sets_no_annotation_again() {
         let first = adjusted(&plain(), &container(&[]));
-        assert_eq!(first.annotations.len(), 3);
+        assert_eq!(first.annotations.len(), 4);
+        assert_eq!(first.annotations["wasm.noderesource.dev/tier"], "waiting");
         let seen = Container {
             annotations: first.annotations,
             ..Container::default()
         };
         assert_eq!(adjusted(&plain(), &seen).annotations.len(), 0);
+        let better = Plan {
+            runs: Runs::Native(Tier::Fast),
+            ..plain()
+        };
+        assert_eq!(adjusted(&better, &seen).annotations.len(), 0);
     }
 
     #[test]

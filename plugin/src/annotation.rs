@@ -22,7 +22,7 @@ const MAX_BYTES: usize = 4096;
 /// More plugins than there are.
 const MAX_PLUGINS: usize = 16;
 const KNOWN: &str = "aot: auto|off|required, cpu: QUANTITY|none, drain: DURATION, handler: crun|engine|none|runtime, \
-                     memory: QUANTITY|none, plugins: [NAME...], preopens: all|mounts, sockets: true|false";
+                     memory: QUANTITY|none, plugins: [NAME...], preopens: all|mounts, sockets: true|false, wait: DURATION";
 
 /// What a pod asks for one of its containers.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -45,6 +45,9 @@ pub struct Settings {
     pub preopens: Option<Preopens>,
     /// Whether the guest may open sockets.
     pub sockets: Option<bool>,
+    /// How long a container that starts early waits for native code.
+    #[serde(deserialize_with = "duration")]
+    pub wait: Option<Duration>,
 }
 
 /// Whether compiled code is to be used.
@@ -139,6 +142,7 @@ impl Settings {
             plugins: self.plugins.or(less_particular.plugins),
             preopens: self.preopens.or(less_particular.preopens),
             sockets: self.sockets.or(less_particular.sockets),
+            wait: self.wait.or(less_particular.wait),
         }
     }
 }
@@ -281,7 +285,7 @@ mod tests {
 
     #[test]
     fn every_key() {
-        let every = "aot: off\ncpu: 200m\ndrain: 1m30s\nhandler: runtime\nmemory: 50Mi\nplugins: [a, b]\npreopens: mounts\nsockets: true";
+        let every = "aot: off\ncpu: 200m\ndrain: 1m30s\nhandler: runtime\nmemory: 50Mi\nplugins: [a, b]\npreopens: mounts\nsockets: true\nwait: 500ms";
         let expected = Settings {
             aot: Some(Aot::Off),
             cpu: Some(Limit::Of(Quantity::thousandths(200))),
@@ -291,6 +295,7 @@ mod tests {
             plugins: Some(vec!["a".into(), "b".into()]),
             preopens: Some(Preopens::Mounts),
             sockets: Some(true),
+            wait: Some(Duration::from_millis(500)),
         };
         check(&[(DOMAIN, every)], &expected);
         let plain = Settings {

@@ -14,6 +14,8 @@ use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
 use crate::catalog::Catalog;
+use crate::compile::Compiler;
+use crate::compile::queue::Need;
 use crate::containerd::{self, Containerd, Descriptor};
 use crate::entrypoint;
 use crate::facts::Entrypoint;
@@ -63,6 +65,8 @@ enum Error {
 pub struct Arrivals {
     /// Where names, layers and modules are noted.
     pub catalog: Arc<Catalog>,
+    /// What compiles the modules.
+    pub compiler: Compiler,
     /// Who tells.
     pub containerd: Containerd,
     /// Where modules are kept.
@@ -109,7 +113,7 @@ impl Arrivals {
         let mut looks = Looks::default();
         for (name, target) in images {
             self.catalog.learn_target(&name, &target, edition);
-            looks.start(self, name);
+            looks.start(self, name, Need::Arrived);
         }
         loop {
             let change = changes.next().await?;
@@ -117,13 +121,14 @@ impl Arrivals {
             if change.is_removal {
                 looks.stop(&change.name);
             } else {
-                looks.start(self, change.name);
+                // Pulled for a pod, as a rule.
+                looks.start(self, change.name, Need::Scheduled);
             }
         }
     }
 
     /// Looks at an image until there is nothing more to be found out, or it is gone.
-    async fn look(self, name: String, turn: Arc<Semaphore>) {
+    async fn look(self, name: String, need: Need, turn: Arc<Semaphore>) {
         for delay in LOOK_AFTER {
             sleep(delay).await;
             let _turn = turn.acquire().await;
@@ -136,6 +141,7 @@ impl Arrivals {
                             bytes = module.size,
                             "module found"
                         );
+                        self.compiler.want(&module, need);
                     }
                     return;
                 }
@@ -237,9 +243,9 @@ impl Drop for Looks {
 }
 
 impl Looks {
-    fn start(&mut self, arrivals: &Arrivals, name: String) {
+    fn start(&mut self, arrivals: &Arrivals, name: String, need: Need) {
         self.by_name.retain(|_, look| !look.is_finished());
-        let look = arrivals.clone().look(name.clone(), self.turn.clone());
+        let look = arrivals.clone().look(name.clone(), need, self.turn.clone());
         let started = tokio::spawn(look).abort_handle();
         if let Some(before) = self.by_name.insert(name, started) {
             before.abort();

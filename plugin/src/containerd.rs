@@ -2,12 +2,14 @@
 //!
 //! Every call carries the namespace and a deadline, and each error says what was being asked.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use hyper_util::rt::TokioIo;
 use prost::Message as _;
+use serde::Deserialize;
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tonic::codegen::InterceptedService;
@@ -181,6 +183,22 @@ impl Containerd {
             shim: runtime.name,
             snapshotter: record.snapshotter,
         })
+    }
+
+    /// What of the host the containers of all pods mount.
+    pub async fn mounted(&self) -> Result<HashSet<PathBuf>, Error> {
+        let failed = || Error::call("list containers");
+        let request = pb::containers::ListContainersRequest { filters: Vec::new() };
+        let answer = ContainersClient::new(self.channel.clone())
+            .list_stream(request)
+            .await;
+        let mut containers = answer.map_err(failed())?.into_inner();
+        let mut mounted = HashSet::new();
+        while let Some(message) = containers.message().await.map_err(failed())? {
+            let spec = message.container.and_then(|container| container.spec);
+            mounted.extend(spec.into_iter().flat_map(|spec| mount_sources(&spec.value)));
+        }
+        Ok(mounted)
     }
 
     /// How a container's snapshot would be mounted: its layers, as host folders.
@@ -412,6 +430,22 @@ async fn next_piece(
         .await
         .map_err(Error::call(format!("read blob {digest}")))?;
     Ok(piece.map(|piece| piece.data))
+}
+
+/// Of a container whose specification is no JSON nothing is known; what made it is not the kubelet.
+fn mount_sources(spec: &[u8]) -> Vec<PathBuf> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Spec {
+        mounts: Vec<SpecMount>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct SpecMount {
+        source: PathBuf,
+    }
+    let spec: Spec = serde_json::from_slice(spec).unwrap_or_default();
+    spec.mounts.into_iter().map(|mount| mount.source).collect()
 }
 
 async fn connect(socket: PathBuf) -> std::io::Result<TokioIo<UnixStream>> {

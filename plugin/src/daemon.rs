@@ -9,13 +9,17 @@ use anyhow::{Context as _, bail, ensure};
 use nri::{Identity, Preinstalled, Runner};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
 use crate::adjust::Bundle;
 use crate::admin::Admin;
 use crate::arrivals::Arrivals;
+use crate::cache::Cache;
 use crate::catalog::Catalog;
+use crate::compile::child::Program;
+use crate::compile::tend::Tender;
+use crate::compile::{self, Compiler};
 use crate::containerd::Containerd;
 use crate::flags::{LogFormat, Run};
 use crate::metrics::Metrics;
@@ -41,21 +45,38 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         "podwasm"
     );
 
-    let store = Arc::new(Store::open(
-        &flags.state,
-        policy.borrow().max_module_size.to_units(),
-    )?);
     let catalog = Arc::new(Catalog::default());
     let containerd = Containerd::at(&flags.containerd_socket);
     let metrics = Arc::new(Metrics::new(&bundle.version));
+    let (program, build) = find_compiler(&flags, &bundle).await.unzip();
+    let cache = Cache::open(&flags.state, build)
+        .with_context(|| format!("cannot use the state folder {}", flags.state.display()))?;
+    let store = Store::new(cache.clone(), policy.borrow().max_module_size.to_units());
+    let store = Arc::new(store);
+    let no_compiler = || format!("there is no compiler at {}", flags.compiler.display());
+    let compiler = Compiler::new(
+        cache.clone(),
+        program.ok_or_else(no_compiler),
+        policy.clone(),
+        metrics.clone(),
+    );
+    let tender = Tender {
+        cache,
+        compiler: compiler.clone(),
+        containerd: containerd.clone(),
+        metrics: metrics.clone(),
+        policy: policy.clone(),
+    };
     let arrivals = Arrivals {
         catalog: catalog.clone(),
+        compiler: compiler.clone(),
         containerd: containerd.clone(),
         store: store.clone(),
     };
     let plugin = Podwasm::new(
         Arc::new(Observer::new(containerd.clone(), store, catalog)),
         bundle,
+        compiler.clone(),
         metrics.clone(),
         policy.clone(),
     );
@@ -75,6 +96,8 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
     tokio::spawn(async { axum::serve(listener, admin.routes()).await });
 
+    tokio::spawn(compiler.work());
+    tokio::spawn(tender.tend());
     tokio::spawn(arrivals.watch());
     if let Some(path) = policy_path {
         tokio::spawn(policy_file::follow(path, policy));
@@ -108,12 +131,34 @@ fn find_bundle(flags: &Run) -> anyhow::Result<Bundle> {
     if let Some(part) = missing_part(folder) {
         bail!("the engine's bundle is not whole: {} is missing", part.display());
     }
-    let version = fs::read_to_string(folder.join("VERSION")).context("cannot read the engine's version")?;
     Ok(Bundle {
         folder: folder.clone(),
         plugins: flags.plugins.clone(),
-        version: version.trim().to_owned(),
+        version: engine_version(folder)?,
     })
+}
+
+/// One line that names an engine's build.
+pub fn engine_version(bundle: &Path) -> anyhow::Result<String> {
+    let version = fs::read_to_string(bundle.join("VERSION")).context("cannot read the engine's version")?;
+    Ok(version.trim().to_owned())
+}
+
+/// A node without a compiler runs all the same. It is said here, once.
+async fn find_compiler(flags: &Run, bundle: &Bundle) -> Option<(Program, String)> {
+    match compile::find(&flags.compiler, &bundle.version).await {
+        Ok((program, build)) => {
+            if !rustix::process::geteuid().is_root() {
+                warn!("without root, compilers run as this process's own user");
+            }
+            info!(folder = %flags.compiler.display(), build, "compiling modules");
+            Some((program, build))
+        }
+        Err(problem) => {
+            warn!(problem, "modules are interpreted");
+            None
+        }
+    }
 }
 
 /// What a bundle lacks, if anything.

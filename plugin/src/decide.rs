@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::adjust::ENGINE_FOLDER;
 use crate::annotation::{Handler, Settings};
+use crate::compiled::Compiled;
 use crate::entrypoint::is_named_as_wasm;
 use crate::facts::{Defect, Entrypoint, Facts, Limits, Runtime};
 use crate::image::ImageFacts;
@@ -43,7 +44,7 @@ pub enum Decision {
         /// The module to run.
         module: Module,
         /// How to run it.
-        plan: Plan,
+        plan: Box<Plan>,
         /// Which rule said so.
         why: String,
     },
@@ -79,6 +80,8 @@ pub enum Refusal {
     Handler,
     /// What should be a module is not one.
     NotAModule,
+    /// Native code was asked for, and there is none.
+    NotCompiled,
     /// Something that the node's policy does not allow.
     Policy,
     /// What should be a module could not be looked at in time, or at all.
@@ -93,6 +96,7 @@ impl Refusal {
             Self::Component => "component",
             Self::Handler => "handler",
             Self::NotAModule => "not_a_module",
+            Self::NotCompiled => "not_compiled",
             Self::Policy => "policy",
             Self::Unreadable => "unreadable",
         }
@@ -231,14 +235,14 @@ fn by_engine(
             "{place} is where the engine goes, and cannot be the image's or a volume's"
         ));
     }
-    match plan(facts, settings, policy, module) {
+    match plan(facts, settings, policy, module, &facts.compiled) {
         Ok(plan) => Decision::Engine {
             cover: cover.to_owned(),
             module: module.clone(),
-            plan,
+            plan: Box::new(plan),
             why,
         },
-        Err(reason) => refuse(Refusal::Policy, reason),
+        Err(unfit) => refuse(unfit.kind, unfit.reason),
     }
 }
 
@@ -252,13 +256,18 @@ fn by_crun(facts: &Facts, settings: &Settings, policy: &Policy, module: &Module,
         _ if facts.image.as_ref().is_some_and(|image| image.artifact.is_some()) => {
             cannot("an OCI artifact has no files, in which crun could find the module".to_owned())
         }
-        _ => match plan(facts, settings, policy, module) {
-            Ok(plan) => Decision::Crun {
-                added: plan.added,
-                why,
-            },
-            Err(reason) => refuse(Refusal::Policy, reason),
-        },
+        _ => {
+            let interprets = Compiled::Off {
+                why: "crun's handler interprets modules".to_owned(),
+            };
+            match plan(facts, settings, policy, module, &interprets) {
+                Ok(plan) => Decision::Crun {
+                    added: plan.added,
+                    why,
+                },
+                Err(unfit) => refuse(unfit.kind, unfit.reason),
+            }
+        }
     }
 }
 
@@ -363,6 +372,9 @@ mod tests {
 
     fn facts(program: &str, entrypoint: Entrypoint) -> Facts {
         Facts {
+            compiled: Compiled::Off {
+                why: "there is no compiler".into(),
+            },
             crun_wasm: None,
             entrypoint,
             env: Vec::new(),

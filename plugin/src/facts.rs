@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use crate::annotation::Settings;
+use crate::compiled::Compiled;
 use crate::image::ImageFacts;
 use crate::store::Module;
 
 /// All that [`crate::decide`] may look at.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// What there is of the module's native code, where the entrypoint is one.
+    pub compiled: Compiled,
     /// Whether the pod's crun runs modules, and if not, why. Asked only where crun is to run one.
     pub crun_wasm: Option<Result<(), String>>,
     /// What stands where `args[0]` leads.

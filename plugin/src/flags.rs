@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::compiled::Tier;
+use crate::quantity::Quantity;
+
 /// Runs Wasm containers on an untouched Kubernetes node.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true, args_override_self = true)]
@@ -17,6 +20,17 @@ pub struct Flags {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Shows and tends the modules and their native code on this node.
+    ///
+    /// It works beside the daemon, which notices what has changed.
+    #[command(args_override_self = true, after_help = CACHE_EXIT_CODES)]
+    Cache(CacheFlags),
+    /// Compiles the module of an image, an archive or a file, as the daemon does by itself when an image arrives.
+    ///
+    /// The native code goes to this node's cache, where containers find it. Without a cache, which only root has, it is tried and thrown
+    /// away.
+    #[command(args_override_self = true, after_help = COMPILE_EXIT_CODES)]
+    Compile(Compile),
     /// Says what an image, an archive or a file is, and what podwasm would do with it.
     ///
     /// Nothing is run, pulled or changed. The rules are the daemon's own, with the policy and annotations given here.
@@ -35,6 +49,91 @@ Exit codes:
   0  a container of it would run, natively or as Wasm
   1  it would not: refused, not pulled, no command, or it would start and fail
   2  it cannot be inspected: not there, unreadable, malformed, or the flags are wrong";
+
+const CACHE_EXIT_CODES: &str = "\
+Exit codes:
+  0  all is well
+  1  verify: something was not what was put there, and was dropped
+  2  the cache cannot be used: not there, not readable, or the flags are wrong";
+
+const COMPILE_EXIT_CODES: &str = "\
+Exit codes:
+  0  the native code is there
+  1  the module cannot be compiled
+  2  there is nothing to compile: not there, unreadable, no module, no compiler, or the flags are wrong";
+
+/// Flags of `podwasm cache`.
+#[derive(Args, Debug)]
+pub struct CacheFlags {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CacheCommand,
+    /// Where modules are kept.
+    #[arg(long, global = true, default_value = "/var/lib/podwasm")]
+    pub state: PathBuf,
+    /// containerd's socket; it knows what is in use.
+    #[arg(long, global = true, default_value = "/run/containerd/containerd.sock")]
+    pub containerd_socket: PathBuf,
+}
+
+/// What can be done with the cache.
+#[derive(Clone, Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Removes modules that no container uses, those that were not used for longest first, until the rest fits.
+    Gc {
+        /// How much may stay, such as 500Mi; 0 removes all that is not in use. Without it, the policy says.
+        #[arg(long, value_name = "QUANTITY")]
+        budget: Option<Quantity>,
+        /// The node's policy, a YAML file. Without it, the daemon's own is used, or the defaults hold.
+        #[arg(long, value_name = "POLICY")]
+        config: Option<PathBuf>,
+    },
+    /// Lists modules: their native code, when they were last used, and what cannot be compiled.
+    Ls {
+        /// Prints one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Reads everything, and drops what is not what was put there.
+    Verify,
+}
+
+/// Flags of `podwasm compile`.
+#[derive(Args, Debug)]
+pub struct Compile {
+    /// A file, an OCI image layout (folder or archive), or the name of an image in containerd.
+    pub target: String,
+    /// What the target is, instead of what it looks like.
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub r#as: Option<TargetKind>,
+    /// The pod's command, instead of the image's entrypoint.
+    #[arg(long, num_args = 1.., value_name = "WORD", action = clap::ArgAction::Set)]
+    pub command: Vec<String>,
+    /// Which image of a layout that holds several, by its name or digest.
+    #[arg(long, value_name = "NAME")]
+    pub r#ref: Option<String>,
+    /// Only this tier.
+    #[arg(long, value_enum)]
+    pub tier: Option<Tier>,
+    /// Tries again what has failed, and makes again what is there.
+    #[arg(long)]
+    pub again: bool,
+    /// Where modules are kept.
+    #[arg(long, default_value = "/var/lib/podwasm")]
+    pub state: PathBuf,
+    /// containerd's socket.
+    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    pub containerd_socket: PathBuf,
+    /// The node's policy, a YAML file. Without it, the daemon's own is used, or the defaults hold.
+    #[arg(long, value_name = "POLICY")]
+    pub config: Option<PathBuf>,
+    /// The engine's bundle on this node.
+    #[arg(long, default_value = "/opt/podwasm/engine")]
+    pub engine: PathBuf,
+    /// The compiler's bundle on this node.
+    #[arg(long, default_value = "/opt/podwasm/compiler")]
+    pub compiler: PathBuf,
+}
 
 /// Flags of `podwasm inspect`.
 #[derive(Args, Debug)]
@@ -77,6 +176,12 @@ pub struct Inspect {
     /// The plugins on this node.
     #[arg(long, default_value = "/opt/podwasm/plugins")]
     pub plugins: PathBuf,
+    /// The compiler's bundle on this node.
+    #[arg(long, default_value = "/opt/podwasm/compiler")]
+    pub compiler: PathBuf,
+    /// Where modules are kept on this node.
+    #[arg(long, default_value = "/var/lib/podwasm")]
+    pub state: PathBuf,
 }
 
 /// What can be inspected.
@@ -117,6 +222,9 @@ pub struct Run {
     /// The engine's bundle. The container runtime mounts it, so this is a path on the host.
     #[arg(long, default_value = "/opt/podwasm/engine")]
     pub engine: PathBuf,
+    /// The compiler's bundle. Without one, modules are interpreted.
+    #[arg(long, default_value = "/opt/podwasm/compiler")]
+    pub compiler: PathBuf,
     /// The plugins that the policy may allow, a folder for each. It is mounted too, so this is a path on the host.
     #[arg(long, default_value = "/opt/podwasm/plugins")]
     pub plugins: PathBuf,

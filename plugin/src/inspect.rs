@@ -9,7 +9,7 @@ pub mod documents;
 mod imports;
 pub mod layered;
 mod report;
-mod show;
+pub mod show;
 pub mod stored;
 mod tarball;
 mod target;
@@ -31,6 +31,10 @@ use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
 use crate::annotation::{self, Handler, Settings};
+use crate::cache::Cache;
+use crate::cache::files::Files;
+use crate::compile;
+use crate::compiled::Compiled;
 use crate::containerd::{self, Containerd};
 use crate::decide::{self, Decision, is_crun};
 use crate::entrypoint::{self, Search};
@@ -39,7 +43,7 @@ use crate::flags::Inspect;
 use crate::layers::{self, Layers, Node, Resolved};
 use crate::observe::{self, Finder, OCI_SHIMS, RootFs, ask_crun, in_layer, meant};
 use crate::policy::Policy;
-use crate::store::{self, MODULE_FILE, Store};
+use crate::store::{self, MODULE_FILE, Module, Store};
 use crate::{adjust, daemon, policy_file};
 use blob::Blobs;
 use documents::Image;
@@ -51,8 +55,6 @@ use target::Target;
 
 /// The exit code of what cannot be inspected. Wrong flags have it too.
 const UNREADABLE: u8 = 2;
-/// The plugin's usual index and name, by which NRI's folder keeps its policy.
-const USUAL: (&str, &str) = ("10", "podwasm");
 
 /// Why something could not be inspected.
 #[derive(Debug, thiserror::Error)]
@@ -87,12 +89,33 @@ enum Error {
 pub async fn run(flags: Inspect) -> ExitCode {
     let handle = Handle::current();
     let (name, as_json) = (flags.target.clone(), flags.json);
-    let inspected = tokio::task::spawn_blocking(move || Inspector::new(flags, handle)?.inspect());
+    let inspected = tokio::task::spawn_blocking(move || inspect(flags, handle));
     match inspected.await {
         Ok(Ok(report)) => tell(&report, as_json),
         Ok(Err(error)) => tell_failure(&name, &error, as_json),
         Err(failure) => std::panic::resume_unwind(failure.into_panic()),
     }
+}
+
+/// What it copies on the way is gone however that ends.
+fn inspect(flags: Inspect, handle: Handle) -> Result<Report, Error> {
+    let state = tempfile::Builder::new().prefix("podwasm-inspect-").tempdir()?;
+    let store = |policy: &Policy| Ok(Store::open(state.path(), policy.max_module_size.to_units())?);
+    Inspector::new(flags, handle, store)?.inspect()
+}
+
+/// The module that a container of the target would run, brought into the store of `cache`; or what it would do instead.
+pub fn module(flags: Inspect, handle: Handle, cache: &Cache) -> Result<Module, String> {
+    let found = || -> Result<_, Error> {
+        let store = |policy: &Policy| Ok(Store::new(cache.clone(), policy.max_module_size.to_units()));
+        let inspector = Inspector::new(flags, handle, store)?;
+        let seen = inspector.see()?;
+        Ok(match seen.module() {
+            Some(module) => Ok(module.clone()),
+            None => Err(inspector.conclude(&seen)?.reason),
+        })
+    };
+    found().map_err(|error| with_causes(&error))?
 }
 
 fn tell(report: &Report, as_json: bool) -> ExitCode {
@@ -145,8 +168,6 @@ struct Inspector {
     handle: Handle,
     policy: Arc<Policy>,
     settings: Result<Settings, String>,
-    /// Gone with everything in it, however the inspection ends.
-    _state: tempfile::TempDir,
     store: Store,
     stored: Stored,
 }
@@ -158,6 +179,29 @@ struct Looked {
     program: Option<(u64, String)>,
 }
 
+/// What the target was seen to be.
+struct Seen {
+    command: Command,
+    image: Option<Image>,
+    looked: Option<(Search, Looked)>,
+    source: Source,
+}
+
+impl Seen {
+    fn module(&self) -> Option<&Module> {
+        match &self.looked {
+            Some((
+                _,
+                Looked {
+                    entrypoint: Entrypoint::Module { module, .. },
+                    ..
+                },
+            )) => Some(module),
+            _ => None,
+        }
+    }
+}
+
 /// What a container would start.
 #[derive(Default)]
 struct Command {
@@ -166,19 +210,21 @@ struct Command {
 }
 
 impl Inspector {
-    fn new(flags: Inspect, handle: Handle) -> Result<Self, Error> {
-        let file = policy_file::find(flags.config.clone(), USUAL.0, USUAL.1);
+    fn new(
+        flags: Inspect,
+        handle: Handle,
+        store: impl FnOnce(&Policy) -> Result<Store, Error>,
+    ) -> Result<Self, Error> {
+        let file = policy_file::find(flags.config.clone(), policy_file::USUAL.0, policy_file::USUAL.1);
         let policy =
             policy_file::read(file.as_deref()).map_err(|error| Error::Policy(format!("{error:#}")))?;
         let policy = policy.borrow().clone();
         let annotations: HashMap<_, _> = flags.annotation.iter().cloned().collect();
         let settings = annotation::settings(&annotations, &flags.container);
-        let state = tempfile::Builder::new().prefix("podwasm-inspect-").tempdir()?;
         Ok(Self {
             settings: settings.map_err(|error| error.to_string()),
-            store: Store::open(state.path(), policy.max_module_size.to_units())?,
+            store: store(&policy)?,
             stored: Stored::new(Containerd::at(&flags.containerd_socket), handle.clone()),
-            _state: state,
             flags,
             handle,
             policy,
@@ -186,13 +232,22 @@ impl Inspector {
     }
 
     fn inspect(&self) -> Result<Report, Error> {
+        self.conclude(&self.see()?)
+    }
+
+    fn see(&self) -> Result<Seen, Error> {
         let name = &self.flags.target;
         match target::open(name, self.flags.r#as)? {
             Target::Archive(archive) => {
                 let target = documents::of_layout(&archive.index()?, self.flags.r#ref.as_deref())?;
                 let image = documents::read(&archive, target)?;
-                let root = unpacked(&archive, &image)?;
-                self.image(&archive, &image, root, Source::Archive)
+                let (command, looked) = self.image(&archive, &image, unpacked(&archive, &image)?)?;
+                Ok(Seen {
+                    command,
+                    image: Some(image),
+                    looked,
+                    source: Source::Archive,
+                })
             }
             Target::File(file) => self.file(file),
             Target::Image => {
@@ -204,7 +259,13 @@ impl Inspector {
                     Ok(_) => unpacked(&self.stored, &image)?,
                     Err(error) => return Err(error.into()),
                 };
-                self.image(&self.stored, &image, root, Source::Containerd)
+                let (command, looked) = self.image(&self.stored, &image, root)?;
+                Ok(Seen {
+                    command,
+                    image: Some(image),
+                    looked,
+                    source: Source::Containerd,
+                })
             }
         }
     }
@@ -218,7 +279,7 @@ impl Inspector {
             })
     }
 
-    fn file(&self, file: File) -> Result<Report, Error> {
+    fn file(&self, file: File) -> Result<Seen, Error> {
         let name = Path::new(&self.flags.target).file_name().unwrap_or_default();
         let command = self.command().unwrap_or_else(|| Command {
             from: CommandSource::File,
@@ -227,7 +288,12 @@ impl Inspector {
         let search = entrypoint::search(&command.words[0], &[], Path::new("/"));
         let root: Box<dyn RootFs> = Box::new(OneFile(file));
         let looked = self.look(root, &search)?;
-        self.conclude(None, command, Some((search, looked)), Source::File)
+        Ok(Seen {
+            command,
+            image: None,
+            looked: Some((search, looked)),
+            source: Source::File,
+        })
     }
 
     fn image(
@@ -235,15 +301,14 @@ impl Inspector {
         blobs: &dyn Blobs,
         image: &Image,
         root: Box<dyn RootFs + '_>,
-        source: Source,
-    ) -> Result<Report, Error> {
+    ) -> Result<(Command, Option<(Search, Looked)>), Error> {
         let command = self.command().unwrap_or_else(|| of_image(image));
         let artifact = image.facts.artifact.as_deref();
         let program = match (command.words.first(), artifact) {
             (Some(program), _) => program.as_str(),
             // Whatever the pod will call it, it is this.
             (None, Some([_])) => "/module.wasm",
-            (None, _) => return self.conclude(Some(image), command, None, source),
+            (None, _) => return Ok((command, None)),
         };
         let search = entrypoint::search(program, &image.env, &image.facts.working_directory);
         let mut looked = self.look(root, &search)?;
@@ -259,7 +324,7 @@ impl Inspector {
                 Err(instead) => instead,
             };
         }
-        self.conclude(Some(image), command, Some((search, looked)), source)
+        Ok((command, Some((search, looked))))
     }
 
     fn command(&self) -> Option<Command> {
@@ -280,39 +345,36 @@ impl Inspector {
         Ok(Looked { entrypoint, program })
     }
 
-    fn conclude(
-        &self,
-        image: Option<&Image>,
-        command: Command,
-        looked: Option<(Search, Looked)>,
-        source: Source,
-    ) -> Result<Report, Error> {
-        let (search, looked) = looked.unzip();
-        let facts = looked.as_ref().map(|looked| self.facts(image, &command, looked));
+    fn conclude(&self, seen: &Seen) -> Result<Report, Error> {
+        let (search, looked) = seen
+            .looked
+            .as_ref()
+            .map(|(search, looked)| (search, looked))
+            .unzip();
+        let image = seen.image.as_ref();
+        let facts = looked.map(|looked| self.facts(image, &seen.command, looked));
         let decision = facts.as_ref().map(|facts| decide::decide(facts, &self.policy));
-        let imports = match &looked {
-            Some(Looked {
-                entrypoint: Entrypoint::Module { module, .. },
-                ..
-            }) => imports::imports(&std::fs::read(module.folder.join(MODULE_FILE))?),
-            _ => Imports::default(),
+        let imports = match seen.module() {
+            Some(module) => imports::imports(&std::fs::read(module.folder.join(MODULE_FILE))?),
+            None => Imports::default(),
         };
         Ok(report::report(Findings {
+            compiled: facts.as_ref().map(|facts| &facts.compiled),
             decision: decision.as_ref(),
             entrypoint: EntrypointReport {
-                command: command.words,
-                from: command.from,
-                searched: search.as_ref().map(searched).unwrap_or_default(),
+                command: seen.command.words.clone(),
+                from: seen.command.from,
+                searched: search.map(searched).unwrap_or_default(),
                 path: None,
             },
-            found: looked.as_ref().map(|looked| &looked.entrypoint),
+            found: looked.map(|looked| &looked.entrypoint),
             image,
             imports,
             left_to_others: facts.as_ref().is_some_and(is_for_others),
-            missing: self.missing(decision.as_ref(), source),
+            missing: self.missing(decision.as_ref(), seen.source),
             notes: self.notes(),
-            program: looked.as_ref().and_then(|looked| looked.program.clone()),
-            source,
+            program: looked.and_then(|looked| looked.program.clone()),
+            source: seen.source,
             target: self.flags.target.clone(),
         }))
     }
@@ -320,6 +382,7 @@ impl Inspector {
     fn facts(&self, image: Option<&Image>, command: &Command, looked: &Looked) -> Facts {
         let runtime = runtime(&self.flags.runtime);
         Facts {
+            compiled: self.compiled(&looked.entrypoint),
             crun_wasm: self.crun_wasm(&runtime),
             entrypoint: looked.entrypoint.clone(),
             env: image.map(|image| image.env.clone()).unwrap_or_default(),
@@ -331,6 +394,22 @@ impl Inspector {
             runtime,
             settings: self.settings.clone(),
             wanted_by_crun: self.wanted_by_crun(),
+        }
+    }
+
+    /// What this node has of the module's native code. A node that runs podwasm makes some of every module it is shown.
+    fn compiled(&self, entrypoint: &Entrypoint) -> Compiled {
+        let Entrypoint::Module { module, .. } = entrypoint else {
+            return Compiled::Off {
+                why: "it is no module".to_owned(),
+            };
+        };
+        let found = daemon::engine_version(&self.flags.engine)
+            .map_err(|error| format!("{error:#}"))
+            .and_then(|engine| self.handle.block_on(compile::find(&self.flags.compiler, &engine)));
+        match found {
+            Ok((_, build)) => Files::at(&self.flags.state).compiled(&module.digest, &build),
+            Err(why) => Compiled::Off { why },
         }
     }
 

@@ -8,7 +8,12 @@ mod adjust;
 mod admin;
 mod annotation;
 mod arrivals;
+mod cache;
+mod cache_command;
 mod catalog;
+mod compile;
+mod compile_command;
+mod compiled;
 mod containerd;
 mod daemon;
 mod decide;
@@ -38,6 +43,8 @@ use flags::{Command, Flags};
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     match Flags::parse().command {
+        Command::Cache(flags) => Ok(cache_command::run(flags).await),
+        Command::Compile(flags) => Ok(compile_command::run(flags).await),
         Command::Inspect(flags) => Ok(inspect::run(flags).await),
         Command::Run(flags) => daemon::run(flags).await.map(|()| ExitCode::SUCCESS),
     }

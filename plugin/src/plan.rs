@@ -7,6 +7,8 @@ use std::time::Duration;
 use podwasm_engine::settings::{self as engine, MAX_PAGES, PAGE_BYTES};
 
 use crate::annotation::{Aot, Limit, Preopens, Settings};
+use crate::compiled::{Compiled, Runs};
+use crate::decide::Refusal;
 use crate::facts::{Facts, Limits, MountFact};
 use crate::policy::Policy;
 use crate::store::Module;
@@ -29,6 +31,26 @@ pub struct Plan {
     pub added: Limits,
     /// What the engine is told.
     pub engine: engine::Settings,
+    /// What the container will run, as far as that is known now.
+    pub runs: Runs,
+}
+
+/// Why a module is not run, for counting and for the user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfit {
+    /// For counting.
+    pub kind: Refusal,
+    /// For the user.
+    pub reason: String,
+}
+
+impl From<String> for Unfit {
+    fn from(reason: String) -> Self {
+        Self {
+            kind: Refusal::Policy,
+            reason,
+        }
+    }
 }
 
 /// The limits that a container gets, if it sets none itself. A limit that is asked for is never below `need` bytes; the policy's
@@ -65,12 +87,16 @@ fn quota(millis: u64, shares: Option<u64>) -> u64 {
 }
 
 /// Fits what the pod asks for into the policy; the error says what cannot be had.
-pub fn plan(facts: &Facts, settings: &Settings, policy: &Policy, module: &Module) -> Result<Plan, String> {
-    if settings.aot == Some(Aot::Required) {
-        return Err("an annotation says aot: required, but this node does not compile modules".to_owned());
-    }
+pub fn plan(
+    facts: &Facts,
+    settings: &Settings,
+    policy: &Policy,
+    module: &Module,
+    compiled: &Compiled,
+) -> Result<Plan, Unfit> {
+    let native = native(settings, policy, compiled)?;
     let guest_minimum = module.outline.minimum_pages.saturating_mul(PAGE_BYTES);
-    let own_need = ENGINE_BYTES + module.size.saturating_mul(INTERPRETED_BYTES_PER_BYTE);
+    let own_need = ENGINE_BYTES + loaded_bytes(module, compiled, native.runs);
     let added = limits(
         settings,
         policy,
@@ -79,6 +105,7 @@ pub fn plan(facts: &Facts, settings: &Settings, policy: &Policy, module: &Module
     );
     let memory = facts.limits.memory.or(added.memory);
     let engine = engine::Settings {
+        compiled: native.build,
         drain: drain(settings, policy)?,
         memory_pages: memory.map_or(MAX_PAGES, |limit| {
             pages(limit, own_need, module.outline.minimum_pages)
@@ -86,9 +113,84 @@ pub fn plan(facts: &Facts, settings: &Settings, policy: &Policy, module: &Module
         plugins: plugins(settings, policy)?,
         preopens: preopens(settings, policy, &facts.mounts)?,
         sockets: sockets(settings, policy, &facts.env),
+        wait: native.wait,
         ..engine::Settings::default()
     };
-    Ok(Plan { added, engine })
+    Ok(Plan {
+        added,
+        engine,
+        runs: native.runs,
+    })
+}
+
+/// What the engine may run besides the module itself.
+struct Native {
+    build: Option<String>,
+    runs: Runs,
+    wait: Duration,
+}
+
+/// Whether native code is used, and how long it is waited for. A container that needs it is tried again until it is there.
+fn native(settings: &Settings, policy: &Policy, compiled: &Compiled) -> Result<Native, Unfit> {
+    let aot = settings.aot.unwrap_or(policy.aot);
+    let wait = wait(settings, policy)?;
+    let interpreted = Native {
+        build: None,
+        runs: Runs::Interpreted,
+        wait: Duration::ZERO,
+    };
+    let required = |why: String| {
+        Err(Unfit {
+            kind: Refusal::NotCompiled,
+            reason: format!("aot: required, but {why}"),
+        })
+    };
+    match (aot, compiled) {
+        (_, Compiled::Evicted) => Err(Unfit {
+            kind: Refusal::Unreadable,
+            reason: "the module has just left the node's cache; it is tried again".to_owned(),
+        }),
+        (Aot::Off, _) | (Aot::Auto, Compiled::Failed { .. } | Compiled::Off { .. }) => Ok(interpreted),
+        (Aot::Required, Compiled::Failed { why }) => {
+            required(format!("the module cannot be compiled: {why}"))
+        }
+        (Aot::Required, Compiled::Off { why }) => required(why.clone()),
+        (Aot::Required, Compiled::Coming { .. }) => {
+            required("the module is being compiled; it is tried again".to_owned())
+        }
+        (Aot::Auto, Compiled::Coming { build }) => Ok(Native {
+            build: Some(build.clone()),
+            runs: if wait.is_zero() {
+                Runs::Interpreted
+            } else {
+                Runs::Waiting
+            },
+            wait,
+        }),
+        (_, Compiled::Ready { build, tier, .. }) => Ok(Native {
+            build: Some(build.clone()),
+            runs: Runs::Native(*tier),
+            wait,
+        }),
+    }
+}
+
+fn wait(settings: &Settings, policy: &Policy) -> Result<Duration, String> {
+    match settings.wait.unwrap_or(policy.max_wait) {
+        wait if wait > policy.max_wait => Err(format!(
+            "wait: {wait:?} is more than the {:?} that this node allows",
+            policy.max_wait
+        )),
+        wait => Ok(wait),
+    }
+}
+
+/// What the loaded module takes. Of native code all might be touched, and what is first touched by a container counts as its own.
+fn loaded_bytes(module: &Module, compiled: &Compiled, runs: Runs) -> u64 {
+    match (runs, compiled) {
+        (Runs::Native(_), Compiled::Ready { bytes, .. }) => *bytes,
+        _ => module.size.saturating_mul(INTERPRETED_BYTES_PER_BYTE),
+    }
 }
 
 /// The guest's share of a memory limit. What a module has from the start it gets in any case: whether that fits is not
@@ -168,6 +270,7 @@ fn is_the_pods(destination: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::compiled::Tier;
     use crate::facts::{Entrypoint, Runtime};
     use crate::module::Outline;
     use crate::quantity::Quantity;
@@ -189,6 +292,7 @@ mod tests {
 
     fn facts(limits: Limits) -> Facts {
         Facts {
+            compiled: off(),
             crun_wasm: None,
             entrypoint: Entrypoint::Missing,
             env: Vec::new(),
@@ -208,7 +312,20 @@ mod tests {
     fn planned(facts: &Facts, settings: &str, policy: &str, module: &Module) -> Result<Plan, String> {
         let settings: Settings =
             serde_saphyr::from_str(if settings.is_empty() { "{}" } else { settings }).unwrap();
-        plan(facts, &settings, &Policy::parse(policy).unwrap(), module)
+        let plan = plan(
+            facts,
+            &settings,
+            &Policy::parse(policy).unwrap(),
+            module,
+            &facts.compiled,
+        );
+        plan.map_err(|unfit| unfit.reason)
+    }
+
+    fn off() -> Compiled {
+        Compiled::Off {
+            why: "there is no compiler".into(),
+        }
     }
 
     fn memory(own: Option<u64>, settings: &str, policy: &str, module: &Module) -> (Option<u64>, u32) {
@@ -345,7 +462,83 @@ mod tests {
             "",
             "drain: 120s is more than the 60s that this node allows",
         );
-        check("aot: required", "", "this node does not compile modules");
+        check("aot: required", "", "aot: required, but there is no compiler");
+        check(
+            "wait: 4s",
+            "",
+            "wait: 4s is more than the 3s that this node allows",
+        );
+    }
+
+    #[test]
+    fn native_code_is_used_where_there_is_some_and_waited_for_where_there_is_none() {
+        let build = || "0123456789abcdef".to_owned();
+        let coming = || Compiled::Coming { build: build() };
+        let failed = || Compiled::Failed {
+            why: "it crashed".into(),
+        };
+        let ready = || Compiled::Ready {
+            bytes: 6 * MEBIBYTE,
+            build: build(),
+            tier: Tier::Fast,
+        };
+        let check =
+            |compiled: Compiled, settings: &str, policy: &str, expected: Result<(&str, &str), &str>| {
+                let facts = Facts {
+                    compiled,
+                    ..facts(Limits::default())
+                };
+                let settings = format!("{{memory: none{settings}}}");
+                let found = planned(&facts, &settings, policy, &module(MEBIBYTE, 0));
+                let found = found.map(|plan| (plan.engine.to_string(), plan.runs.as_str()));
+                let expected = expected.map(|(engine, runs)| (engine.to_owned(), runs));
+                assert_eq!(found, expected.map_err(str::to_owned), "{settings} {policy}");
+            };
+        let waiting = "compiled=0123456789abcdef\nwait_ms=3000";
+        check(coming(), "", "", Ok((waiting, "waiting")));
+        check(ready(), "", "", Ok((waiting, "fast")));
+        check(failed(), "", "", Ok(("", "interpreted")));
+        check(off(), "", "", Ok(("", "interpreted")));
+        check(ready(), ", aot: off", "", Ok(("", "interpreted")));
+        check(ready(), "", "aot: off", Ok(("", "interpreted")));
+        check(ready(), ", aot: auto", "aot: off", Ok((waiting, "fast")));
+        let sooner = "compiled=0123456789abcdef\nwait_ms=500";
+        check(coming(), ", wait: 500ms", "", Ok((sooner, "waiting")));
+        let at_once = "compiled=0123456789abcdef";
+        check(coming(), ", wait: 0s", "", Ok((at_once, "interpreted")));
+        check(coming(), "", "max_wait: 0s", Ok((at_once, "interpreted")));
+        check(ready(), ", aot: required", "", Ok((waiting, "fast")));
+        let soon = "aot: required, but the module is being compiled; it is tried again";
+        check(coming(), ", aot: required", "", Err(soon));
+        check(coming(), "", "aot: required", Err(soon));
+        let never = "aot: required, but the module cannot be compiled: it crashed";
+        check(failed(), ", aot: required", "", Err(never));
+        let gone = "the module has just left the node's cache; it is tried again";
+        check(Compiled::Evicted, "", "", Err(gone));
+        check(Compiled::Evicted, ", aot: off", "", Err(gone));
+    }
+
+    #[test]
+    fn native_code_needs_less_memory() {
+        let large = module(4 * MEBIBYTE, 16 * 10);
+        let of = |compiled| {
+            let facts = Facts {
+                compiled,
+                ..facts(Limits::default())
+            };
+            planned(&facts, "", "", &large).unwrap().added.memory.unwrap() / MEBIBYTE
+        };
+        let build = String::new;
+        let tier = Tier::Optimised;
+        assert_eq!(of(Compiled::Coming { build: build() }), 8 + 120 + 10 + 25);
+        assert_eq!(
+            of(Compiled::Ready {
+                bytes: 20 * MEBIBYTE,
+                build: build(),
+                tier
+            }),
+            8 + 20 + 10 + 25
+        );
     }
 
     #[test]

@@ -10,9 +10,12 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::adjust::{self, Bundle};
-use crate::annotation::{self, Handler, Settings};
+use crate::annotation::{self, Aot, Handler, Settings};
+use crate::compile::Compiler;
+use crate::compile::queue::Need;
+use crate::compiled::{Compiled, Runs};
 use crate::decide::{self, Decision, Refusal, is_crun};
-use crate::facts::{Facts, Runtime};
+use crate::facts::{Entrypoint, Facts, Runtime};
 use crate::metrics::{Metrics, Outcome};
 use crate::observe::{Error, Observer, Subject};
 use crate::policy::Policy;
@@ -27,6 +30,7 @@ const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
 #[derive(Debug)]
 pub struct Podwasm {
     bundle: Bundle,
+    compiler: Compiler,
     metrics: Arc<Metrics>,
     observer: Arc<Observer>,
     policy: Arc<Current>,
@@ -126,9 +130,16 @@ impl nri::Plugin for Podwasm {
 
 impl Podwasm {
     /// A plugin that looks through `observer` and routes to the engine in `bundle`.
-    pub fn new(observer: Arc<Observer>, bundle: Bundle, metrics: Arc<Metrics>, policy: Arc<Current>) -> Self {
+    pub fn new(
+        observer: Arc<Observer>,
+        bundle: Bundle,
+        compiler: Compiler,
+        metrics: Arc<Metrics>,
+        policy: Arc<Current>,
+    ) -> Self {
         Self {
             bundle,
+            compiler,
             metrics,
             observer,
             policy,
@@ -139,6 +150,7 @@ impl Podwasm {
         let observed = self.observer.observe(&case.subject).await?;
         let runtime = self.observer.runtime(&case.pod.id).await?;
         Ok(Facts {
+            compiled: self.compiled(case, policy, &observed.entrypoint),
             crun_wasm: self.crun_wasm(case, policy, &runtime).await,
             entrypoint: observed.entrypoint.clone(),
             env: case.container.env.clone(),
@@ -151,6 +163,27 @@ impl Podwasm {
             settings: case.settings.clone(),
             wanted_by_crun: case.wanted_by_crun.clone(),
         })
+    }
+
+    /// What there is of a module's native code. Where some is wanted and there is none, it is asked for: this is memory, the work is
+    /// done elsewhere.
+    fn compiled(&self, case: &Case<'_>, policy: &Policy, entrypoint: &Entrypoint) -> Compiled {
+        let Entrypoint::Module { module, .. } = entrypoint else {
+            return Compiled::Off {
+                why: "it is no module".to_owned(),
+            };
+        };
+        let of_container = case
+            .settings
+            .as_ref()
+            .map(|settings| (settings.aot, settings.handler));
+        let (aot, handler) = of_container.unwrap_or_default();
+        let is_wanted =
+            aot.unwrap_or(policy.aot) != Aot::Off && handler.unwrap_or(policy.handler) == Handler::Engine;
+        if is_wanted {
+            self.compiler.want(module, Need::Waiting);
+        }
+        self.compiler.hand_out(module, &case.subject.image)
     }
 
     async fn crun_wasm(
@@ -175,7 +208,7 @@ impl Podwasm {
         let took = case.started.elapsed();
         match decision {
             Decision::Crun { added, why } => {
-                self.routed(case, "crun", &why);
+                self.routed(case, "crun", None, &why);
                 Ok(adjust::crun(added, container).into())
             }
             Decision::Engine {
@@ -185,7 +218,8 @@ impl Podwasm {
                 why,
             } => {
                 debug!(container = container.name, module = module.digest, settings = %plan.engine, added = ?plan.added, "planned");
-                self.routed(case, "engine", &why);
+                self.metrics.routed_tier(plan.runs);
+                self.routed(case, "engine", Some(plan.runs), &why);
                 Ok(adjust::engine(&self.bundle, &module, &cover, &plan, container).into())
             }
             Decision::Native { why } => {
@@ -202,13 +236,13 @@ impl Podwasm {
             }
             Decision::Refuse { kind, reason } => Err(self.refuse(case, kind, &reason)),
             Decision::Runtime { added, why } => {
-                self.routed(case, "runtime", &why);
+                self.routed(case, "runtime", None, &why);
                 Ok(adjust::runtime(added, container).into())
             }
         }
     }
 
-    fn routed(&self, case: &Case<'_>, handler: &str, why: &str) {
+    fn routed(&self, case: &Case<'_>, handler: &str, runs: Option<Runs>, why: &str) {
         let Case { container, pod, .. } = case;
         let took = case.started.elapsed();
         self.metrics.decided(Outcome::routed, took);
@@ -217,6 +251,7 @@ impl Podwasm {
             pod = pod.name,
             container = container.name,
             handler,
+            tier = runs.map(Runs::as_str),
             why,
             ?took,
             "routed"

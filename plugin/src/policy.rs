@@ -3,15 +3,24 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, de};
 
-use crate::annotation::{Handler, Limit, Preopens, duration};
+use crate::annotation::{Aot, Handler, Limit, Preopens, duration};
 use crate::quantity::Quantity;
+
+/// The kernel knows no nicer.
+const MAX_NICE: u8 = 19;
 
 /// The policy. Every key may be left out.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
+    /// Whether compiled code is used where no annotation says otherwise.
+    pub aot: Aot,
+    /// How much modules and their native code may take on disk, but for what containers use.
+    pub cache_size: Quantity,
+    /// How modules are compiled.
+    pub compile: Compile,
     /// The CPU limit of a Wasm container that sets none.
     pub default_cpu: Limit,
     /// The memory limit of a Wasm container that sets none.
@@ -23,6 +32,9 @@ pub struct Policy {
     pub max_drain: Duration,
     /// The largest module that is run.
     pub max_module_size: Quantity,
+    /// How long a container that starts early waits for native code; pods may ask for less.
+    #[serde(deserialize_with = "some_duration")]
+    pub max_wait: Duration,
     /// In which namespaces modules are run.
     pub namespaces: Namespaces,
     /// The plugins that pods may ask for.
@@ -43,14 +55,98 @@ pub struct Namespaces {
     pub only: Vec<String>,
 }
 
+/// How modules are compiled.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(default, deny_unknown_fields)]
+pub struct Compile {
+    /// The quick first tier.
+    #[serde(deserialize_with = "fast")]
+    pub fast: TierPolicy,
+    /// The most memory that one compiler may take.
+    pub memory: Quantity,
+    /// The slow second tier.
+    #[serde(deserialize_with = "optimised")]
+    pub optimised: TierPolicy,
+}
+
+/// How one tier is compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierPolicy {
+    /// How many compilers run at once; with none, there is no such tier.
+    pub at_once: usize,
+    /// CPU seconds for each MiB of module; what takes longer has failed.
+    pub cpu_seconds_per_mib: u32,
+    /// How far the compiler stands back for others, up to 19.
+    pub nice: u8,
+}
+
+/// What a file says of a tier; the rest is the default of that tier.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TierKeys {
+    at_once: Option<usize>,
+    cpu_seconds_per_mib: Option<u32>,
+    nice: Option<u8>,
+}
+
+/// Some ten times what it takes: 2 and 20 seconds for each MiB of a usual module, more for a generated one.
+const FAST: TierPolicy = TierPolicy {
+    at_once: 2,
+    cpu_seconds_per_mib: 30,
+    nice: 5,
+};
+const OPTIMISED: TierPolicy = TierPolicy {
+    at_once: 1,
+    cpu_seconds_per_mib: 300,
+    nice: 19,
+};
+
+impl Default for Compile {
+    fn default() -> Self {
+        Self {
+            fast: FAST,
+            memory: Quantity::units(4 << 30),
+            optimised: OPTIMISED,
+        }
+    }
+}
+
+fn fast<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<TierPolicy, D::Error> {
+    tier(deserializer, &FAST)
+}
+
+fn optimised<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<TierPolicy, D::Error> {
+    tier(deserializer, &OPTIMISED)
+}
+
+fn tier<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+    default: &TierPolicy,
+) -> Result<TierPolicy, D::Error> {
+    let keys = TierKeys::deserialize(deserializer)?;
+    let nice = keys.nice.unwrap_or(default.nice);
+    if nice > MAX_NICE {
+        return Err(de::Error::custom(format!("nice: {nice} is more than {MAX_NICE}")));
+    }
+    Ok(TierPolicy {
+        at_once: keys.at_once.unwrap_or(default.at_once),
+        cpu_seconds_per_mib: keys.cpu_seconds_per_mib.unwrap_or(default.cpu_seconds_per_mib),
+        nice,
+    })
+}
+
 impl Default for Policy {
     fn default() -> Self {
         Self {
+            aot: Aot::Auto,
+            cache_size: Quantity::units(2 << 30),
+            compile: Compile::default(),
             default_cpu: Limit::Of(Quantity::thousandths(200)),
             default_memory: Limit::Of(Quantity::units(50 << 20)),
             handler: Handler::Engine,
             max_drain: Duration::from_secs(60),
             max_module_size: Quantity::units(256 << 20),
+            max_wait: Duration::from_secs(3),
             namespaces: Namespaces::default(),
             plugins: Vec::new(),
             preopens: Preopens::All,
@@ -115,11 +211,15 @@ mod tests {
         assert_eq!(Policy::parse(SAMPLE).unwrap(), Policy::default());
         assert_eq!(Policy::parse("# nothing\n\n").unwrap(), Policy::default());
         for key in [
+            "aot",
+            "cache_size",
+            "compile",
             "default_cpu",
             "default_memory",
             "handler",
             "max_drain",
             "max_module_size",
+            "max_wait",
             "namespaces",
             "plugins",
             "preopens",
@@ -143,6 +243,23 @@ mod tests {
         check("namespaces:\n  onyl: [a]\n", &["onyl", "line 2"]);
         check("plugins: [../../lib]\n", &["plugins", "../../lib"]);
         check("handler: docker\n", &["line 1", "docker"]);
+        check("compile:\n  fast: {nice: 20}\n", &["nice: 20 is more than 19"]);
+        check("compile:\n  fast: {nise: 2}\n", &["nise", "line 2"]);
+    }
+
+    #[test]
+    fn a_tier_is_changed_in_part() {
+        let compile = Policy::parse("compile: {optimised: {at_once: 0}}")
+            .unwrap()
+            .compile;
+        let expected = Compile {
+            optimised: TierPolicy {
+                at_once: 0,
+                ..OPTIMISED
+            },
+            ..Compile::default()
+        };
+        assert_eq!(compile, expected);
     }
 
     #[test]

@@ -17,6 +17,9 @@ const INTERVAL: Duration = Duration::from_secs(2);
 /// Where NRI keeps the configuration of plugins.
 const NRI_FOLDER: &str = "/etc/nri/conf.d";
 
+/// The plugin's usual index and name, by which NRI's folder keeps its policy.
+pub const USUAL: (&str, &str) = ("10", "podwasm");
+
 /// The policy in force; whoever holds it sees changes.
 pub type Current = watch::Sender<Arc<Policy>>;
 

@@ -3,18 +3,17 @@
 //! A container mounts a folder from here and nothing from an image's layers, so what was looked at and
 //! hashed is what runs. Only root can write here; a module appears whole or not at all.
 
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
+use crate::cache::Cache;
+pub use crate::cache::files::MODULE_FILE;
 use crate::module::{self, Kind, Outline};
 
-/// The module's name in its folder, and so in the container.
-pub const MODULE_FILE: &str = "module.wasm";
 const CHUNK_BYTES: usize = 256 << 10;
 
 /// Why a module could not be kept.
@@ -79,45 +78,29 @@ pub enum Kept {
 /// The folder of modules.
 #[derive(Debug)]
 pub struct Store {
-    modules: PathBuf,
-    incoming: PathBuf,
+    cache: Cache,
     limit: u64,
-    /// Held while a module is made visible, so that nobody removes what another just put there.
-    publishing: Mutex<()>,
 }
 
 impl Store {
-    /// Opens the store below a state folder, making what is missing and dropping what was left half-made.
-    /// Modules above `limit` bytes are not taken.
+    /// Opens a store that nothing is compiled for.
     pub fn open(state: &Path, limit: u64) -> Result<Self, Error> {
-        let (modules, incoming) = (state.join("modules"), state.join("incoming"));
-        let store = Self {
-            modules,
-            incoming,
-            limit,
-            publishing: Mutex::new(()),
-        };
-        store.make_folders().map_err(|source| Error::Open {
+        let cache = Cache::open(state, None).map_err(|source| Error::Open {
             folder: state.to_owned(),
             source,
         })?;
-        Ok(store)
+        Ok(Self::new(cache, limit))
     }
 
-    fn make_folders(&self) -> io::Result<()> {
-        if self.incoming.exists() {
-            fs::remove_dir_all(&self.incoming)?;
-        }
-        for folder in [&self.modules, &self.incoming] {
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-            fs::set_permissions(folder, Permissions::from_mode(0o700))?;
-        }
-        Ok(())
+    /// The store of a cache. Modules above `limit` bytes are not taken.
+    pub fn new(cache: Cache, limit: u64) -> Self {
+        Self { cache, limit }
     }
 
     /// Copies bytes while hashing them, looks at the copy, and keeps it if it is a core module.
     pub fn keep(&self, mut source: impl Read) -> Result<Kept, Error> {
-        let folder = tempfile::tempdir_in(&self.incoming).map_err(|source| self.write_failed(source))?;
+        let incoming = self.cache.files().incoming();
+        let (folder, _held) = incoming.map_err(|source| self.write_failed(source))?;
         let path = folder.path().join(MODULE_FILE);
         let mut file = File::options()
             .read(true)
@@ -131,7 +114,7 @@ impl Store {
             other => return Ok(Kept::NotAModule(other)),
         };
         let module = Module {
-            folder: self.modules.join(&digest),
+            folder: self.cache.files().folder(&digest),
             digest,
             outline,
             size,
@@ -167,21 +150,24 @@ impl Store {
         file.set_permissions(Permissions::from_mode(0o444))?;
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
         file.sync_all()?;
-        let _publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
-        if module.is_there() {
+        let _publishing = self.cache.publishing();
+        let was_proven = self.cache.add(&module.digest, module.size);
+        if was_proven && module.is_there() {
             return Ok(());
         }
         if module.folder.exists() {
-            fs::remove_dir_all(&module.folder)?; // cut short by something outside
+            // Containers may have the folder mounted, so it stays and only its file is new.
+            fs::rename(folder.path().join(MODULE_FILE), module.folder.join(MODULE_FILE))?;
+            return File::open(&module.folder)?.sync_all();
         }
         fs::rename(folder.path(), &module.folder)?;
         drop(folder.keep());
-        File::open(&self.modules)?.sync_all()
+        File::open(self.cache.files().state().join("modules"))?.sync_all()
     }
 
     fn write_failed(&self, source: io::Error) -> Error {
         Error::Write {
-            folder: self.modules.clone(),
+            folder: self.cache.files().state().join("modules"),
             source,
         }
     }
@@ -251,6 +237,31 @@ mod tests {
         fs::create_dir(state.path().join("incoming/half")).unwrap();
         Store::open(state.path(), 5).unwrap();
         assert!(is_empty(&state, "incoming"));
+    }
+
+    #[test]
+    fn what_another_is_at_stays() {
+        let (state, store) = store(5);
+        let (folder, held) = store.cache.files().incoming().unwrap();
+        Store::open(state.path(), 5).unwrap();
+        assert!(folder.path().exists());
+        drop(held);
+        Store::open(state.path(), 5).unwrap();
+        assert!(!folder.path().exists());
+    }
+
+    #[test]
+    fn bytes_that_were_not_looked_at_since_the_start_are_replaced() {
+        let (state, store) = store(8);
+        let module = keep(&store);
+        let file = module.folder.join(MODULE_FILE);
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, b"\0asm\x01\0\0\x01").unwrap();
+        fs::write(module.folder.join("other"), "").unwrap();
+        let store = Store::open(state.path(), 8).unwrap();
+        keep(&store);
+        assert_eq!(fs::read(&file).unwrap(), MODULE);
+        assert!(module.folder.join("other").exists(), "the folder is the same");
     }
 
     #[test]

@@ -30,8 +30,8 @@ pub(super) fn roots(flavor: Flavor) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
-/// What of the project a node sees, under `/opt`: the programs of this build, and the engine if it
-/// is built; and the tools for tests.
+/// What of the project a node sees, under `/opt`: the programs of this build, the engine and the compiler
+/// if they are built; and the tools for tests.
 pub(super) fn binds() -> Vec<(&'static str, PathBuf)> {
     let program = std::env::current_exe().expect("a program has a path");
     let folder = program.parent().expect("a program lies in a folder");
@@ -42,6 +42,7 @@ pub(super) fn binds() -> Vec<(&'static str, PathBuf)> {
     };
     let mut binds = vec![("/opt/podwasm/bin", programs.to_owned())];
     let folders = [
+        ("/opt/podwasm/compiler", "engine/compiler"),
         ("/opt/podwasm/engine", "engine/bundle"),
         ("/opt/tools", "roots/tools"),
     ];

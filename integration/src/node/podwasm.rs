@@ -52,6 +52,7 @@ impl Node {
             .args(["--nri-socket", "/run/nri/nri.sock"])
             .args(["--containerd-socket", "/run/containerd/containerd.sock"])
             .args(["--engine", "/opt/podwasm/engine"])
+            .args(["--compiler", "/opt/podwasm/compiler"])
             .args(["--http", PLUGIN_HTTP])
             .env("RUST_LOG", "info,podwasm=debug,nri=debug")
             .env("RUST_BACKTRACE", "1");

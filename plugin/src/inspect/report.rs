@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::documents::{Image, Layer, Listed};
 use super::imports::{Import, Imports, Provider};
+use crate::compiled::{Compiled, Runs};
 use crate::decide::Decision;
 use crate::facts::{Defect, Entrypoint, Limits};
 use crate::plan::{CPU_PERIOD_MICROSECONDS, Plan};
@@ -190,10 +191,15 @@ pub struct DecisionReport {
     pub added_cpu_millis: Option<u64>,
     /// What the engine is told beyond its defaults.
     pub settings: Vec<String>,
+    /// What it would run now: `fast` or `optimised` native code, `waiting` for that, or `interpreted`.
+    pub tier: Option<&'static str>,
+    /// Why there is no native code, if there is none and none is coming.
+    pub tier_reason: Option<String>,
 }
 
 /// All that a report is made of.
 pub struct Findings<'a> {
+    pub compiled: Option<&'a Compiled>,
     pub decision: Option<&'a Decision>,
     pub entrypoint: EntrypointReport,
     pub found: Option<&'a Entrypoint>,
@@ -224,7 +230,7 @@ pub fn report(findings: Findings<'_>) -> Report {
         image,
         entrypoint,
         program,
-        decision: findings.decision.map(decision),
+        decision: findings.decision.map(|made| decision(made, findings.compiled)),
         missing: findings.missing,
         notes: findings.notes,
         verdict,
@@ -326,13 +332,17 @@ fn path(found: &Entrypoint) -> Option<String> {
     }
 }
 
-fn decision(decision: &Decision) -> DecisionReport {
+fn decision(decision: &Decision, compiled: Option<&Compiled>) -> DecisionReport {
     let (handler, why, added, settings) = match decision {
         Decision::Crun { added, why } => ("crun", why, *added, String::new()),
         Decision::Engine { plan, why, .. } => ("engine", why, plan.added, plan.engine.to_string()),
         Decision::Native { why } => ("none", why, Limits::default(), String::new()),
         Decision::Refuse { reason, .. } => ("refused", reason, Limits::default(), String::new()),
         Decision::Runtime { added, why } => ("runtime", why, *added, String::new()),
+    };
+    let runs = match decision {
+        Decision::Engine { plan, .. } => Some(plan.runs),
+        _ => None,
     };
     let refusal = match decision {
         Decision::Refuse { kind, .. } => Some(kind.as_str()),
@@ -347,6 +357,13 @@ fn decision(decision: &Decision) -> DecisionReport {
             .cpu_quota
             .map(|quota| quota.saturating_mul(1000) / CPU_PERIOD_MICROSECONDS),
         settings: settings.lines().map(str::to_owned).collect(),
+        tier: runs.map(Runs::as_str),
+        tier_reason: match compiled {
+            Some(Compiled::Failed { why } | Compiled::Off { why }) if runs == Some(Runs::Interpreted) => {
+                Some(why.clone())
+            }
+            _ => None,
+        },
     }
 }
 

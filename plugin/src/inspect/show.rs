@@ -160,6 +160,10 @@ impl Lines {
         if !added.is_empty() {
             self.add("adds", added.join(", "));
         }
+        if let Some(tier) = decision.tier {
+            let reason = decision.tier_reason.iter().map(|why| format!(": {why}"));
+            self.add("runs", reason.fold(runs(tier), |text, why| text + &why));
+        }
         if !decision.settings.is_empty() {
             self.add("settings", decision.settings.join(", "));
         }
@@ -178,6 +182,14 @@ fn shown(import: &Import, sockets: bool) -> String {
         names => format!(", but not {}", names.join(", ")),
     };
     format!("{} ({}): {provider}{lacking}", import.namespace, import.functions)
+}
+
+fn runs(tier: &str) -> String {
+    match tier {
+        "interpreted" => "interpreted".to_owned(),
+        "waiting" => "native code, if it is compiled in time, or else interpreted".to_owned(),
+        tier => format!("native code, {tier} tier"),
+    }
 }
 
 fn source(source: Source) -> &'static str {
@@ -211,7 +223,7 @@ fn verdict(verdict: Verdict) -> &'static str {
 }
 
 /// Bytes in the unit that suits them.
-fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let unit = (0..units.len()).rev().find(|unit| bytes >> (10 * (unit + 1)) > 0);
     let Some(unit) = unit else {

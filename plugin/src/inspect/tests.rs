@@ -158,7 +158,7 @@ impl Made {
         };
         let runtime = Runtime::new().unwrap();
         let _context = runtime.enter();
-        Inspector::new(flags, runtime.handle().clone())?.inspect()
+        inspect(flags, runtime.handle().clone())
     }
 
     #[track_caller]
