@@ -22,6 +22,7 @@ pub mod cri;
 pub mod guests;
 pub mod image;
 pub mod node;
+pub mod servers;
 pub mod wait;
 
 /// What nearly every test uses.

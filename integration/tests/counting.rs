@@ -1,27 +1,90 @@
-//! What is counted is what was sent: real servers in real pods, real clients, every time.
+//! What is counted is what was sent: real servers in real pods, several kinds of clients, every time.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use http_body_util::Full;
+use hyper::Request;
 use podwasm_integration::node::Exporter;
 use podwasm_integration::prelude::*;
+use podwasm_integration::servers::{self, Server, tool};
+use podwasm_integration::wait::{PATIENCE, until};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 const REQUESTS: &str = "podwasm_requests_total";
+const EXCLUDED: &str = "podwasm_excluded_requests_total";
 
-/// The requests that were counted for a pod, once their number has settled.
-async fn counted(exporter: &Exporter, pod: &PodHandle<'_>) -> Result<f64> {
-    let name = format!(
+/// What is said of a pod in a metric, once it has settled.
+async fn metric(exporter: &Exporter, pod: &PodHandle<'_>, name: &str, label: &str) -> Result<u64> {
+    let pod_label = format!(
         "pod=\"{}\"",
         pod.config().metadata.as_ref().context("a name")?.name
     );
-    pod.node().settled_metric(exporter, REQUESTS, &[&name]).await
+    let value = pod
+        .node()
+        .settled_metric(exporter, name, &[&pod_label, label])
+        .await?;
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is a count"
+    )]
+    Ok(value as u64)
 }
 
-/// A name that no other test's pod on this node has.
-fn unique(name: &str) -> String {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NUMBER: AtomicU32 = AtomicU32::new(0);
-    format!("{name}-{}", NUMBER.fetch_add(1, Ordering::Relaxed))
+/// The requests that were counted for a pod.
+async fn counted(exporter: &Exporter, pod: &PodHandle<'_>) -> Result<u64> {
+    metric(exporter, pod, REQUESTS, "").await
+}
+
+/// Checks that so many requests were counted since there were `before`, and that nothing was lost or not understood.
+async fn check(exporter: &Exporter, pod: &PodHandle<'_>, expected: u64, what: &str) -> Result<()> {
+    let found = counted(exporter, pod).await?;
+    let lost = metric(exporter, pod, "podwasm_lost_packets_total", "").await?;
+    let unparsed = metric(exporter, pod, "podwasm_unparsed_bytes_total", "").await?;
+    ensure!(
+        (found, lost, unparsed) == (expected, 0, 0),
+        "{what}: {expected} requests were sent, {found} counted, {lost} packets lost, {unparsed} bytes not understood\n{}",
+        exporter.process().log_tail()
+    );
+    Ok(())
+}
+
+/// Writes a stream in pieces, each of which becomes a segment of its own, and reads until `answers` answers have come.
+async fn send_in_pieces(
+    node: &Node,
+    address: SocketAddr,
+    stream: &[u8],
+    size: usize,
+    answers: usize,
+) -> Result<()> {
+    let mut client = node.connect(address).await?;
+    client.set_nodelay(true)?;
+    let (mut reading, mut writing) = client.split();
+    let write = async {
+        for piece in stream.chunks(size) {
+            writing.write_all(piece).await?;
+            writing.flush().await?;
+        }
+        anyhow::Ok(())
+    };
+    let read = async {
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        while text.windows(9).filter(|window| window == b"HTTP/1.1 ").count() < answers {
+            let length = reading.read(&mut buffer).await?;
+            ensure!(
+                length > 0,
+                "the server hung up: {}",
+                String::from_utf8_lossy(&text)
+            );
+            text.extend(&buffer[..length]);
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE, async { tokio::try_join!(write, read) }).await??;
+    Ok(())
 }
 
 on_nodes! {
@@ -29,14 +92,183 @@ on_nodes! {
         node.podwasm().await?;
         let exporter = node.exporter().await?;
         let image = node.push("server", &guest_image("server")).await?;
-        let pod = node.pod(&unique("wasm")).run().await?;
-        let server = pod.container("server").image(&image).args(["0.0.0.0:8080"]).env("NAME", "x").start().await?;
-        server.wait_stdout("listening").await?;
+        let pod = node.pod(&servers::unique("wasm")).run().await?;
+        let container = pod.container("server").image(&image).args(["[::]:8080"]).env("NAME", "x");
+        let container = container.start().await?;
+        container.wait_stdout("listening").await?;
         let address = SocketAddr::new(pod.ip().await?, 8080);
         for _ in 0..25 {
             ensure!(node.http(address, "/").await?.status == 200);
         }
-        assert_eq!(counted(exporter, &pod).await?, 25.0, "{}", exporter.process().log_tail());
+        let url = format!("http://{address}/");
+        for _ in 0..5 {
+            tool(node, "curl", &["-sf", "-o", "/dev/null", &url]).await?;
+        }
+        tool(node, "h2load", &["--h1", "-n", "200", "-c", "10", &url]).await?;
+        check(exporter, &pod, 230, "a Wasm server").await?;
+        let sixth = SocketAddr::new(pod.ipv6().await?, 8080);
+        until("the pod is reached by IPv6", PATIENCE, async || Ok(node.connect(sixth).await.ok())).await?;
+        for _ in 0..5 {
+            ensure!(node.http(sixth, "/").await?.status == 200);
+        }
+        check(exporter, &pod, 235, "a Wasm server by IPv6").await?;
         pod.remove().await?;
+    }
+
+    async fn generators_against_nginx_with_probes_beside(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::nginx(node).await?;
+        let url = server.url("/");
+        let done = AtomicBool::new(false);
+        let probes = async {
+            let mut count = 0;
+            while !done.load(Ordering::Relaxed) {
+                let probe = Request::get("/").header("user-agent", "kube-probe/1.33").body(Full::default())?;
+                ensure!(node.request(server.address, probe).await?.status == 200);
+                count += 1;
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            anyhow::Ok(count)
+        };
+        let load = async {
+            // (arguments of h2load, how many requests they send)
+            let runs: [(&[&str], u64); 5] = [
+                (&["-n", "500", "-c", "1"], 500),
+                (&["-n", "5000", "-c", "100"], 5_000),
+                (&["-n", "20000", "-c", "50", "-m", "16"], 20_000), // pipelining
+                (&["-n", "3000", "-c", "1000", "-t", "2"], 3_000),
+                (&["-n", "60", "-c", "6", "-d", "/tmp/megabyte"], 60),
+            ];
+            let mut sent = 0;
+            for (arguments, count) in runs {
+                tool(node, "h2load", &[&["--h1"], arguments, &[&url]].concat()).await?;
+                sent += count;
+                check(exporter, &server.pod, sent, &format!("h2load {arguments:?}")).await?;
+            }
+            for arguments in [&["-T", "/tmp/megabyte"][..], &["-T", "/tmp/megabyte", "-H", "Transfer-Encoding: chunked"], &["-I"], &["-0"]] {
+                tool(node, "curl", &[&["-s", "-o", "/dev/null"], arguments, &[&url, &url, &url]].concat()).await?;
+                sent += 3;
+                check(exporter, &server.pod, sent, &format!("curl {arguments:?}")).await?;
+            }
+            done.store(true, Ordering::Relaxed);
+            anyhow::Ok(())
+        };
+        let (probes, ()) = tokio::try_join!(probes, load)?;
+        assert_eq!(metric(exporter, &server.pod, EXCLUDED, "http_probe").await?, probes);
+        server.pod.remove().await?;
+    }
+
+    async fn wrk_against_nginx(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::nginx(node).await?;
+        let mut so_far = 0;
+        for connections in [1_u64, 20, 500] {
+            let number = connections.to_string();
+            let output = tool(node, "wrk", &["-t1", "-c", &number, "-d", "2s", &server.url("/")]).await?;
+            let answered = output.lines().find_map(|line| line.trim().split_once(" requests in"));
+            let answered: u64 = answered.context("wrk says how many")?.0.parse()?;
+            // It hangs up with one request under way on each connection.
+            let found = counted(exporter, &server.pod).await? - so_far;
+            ensure!((answered..=answered + connections).contains(&found), "wrk -c {connections}: {answered} answered, {found} counted");
+            so_far += found;
+        }
+        check(exporter, &server.pod, so_far, "wrk").await?;
+        server.pod.remove().await?;
+    }
+
+    async fn streams_in_pieces_of_any_size(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::nginx(node).await?;
+        let body = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        let length = body.len();
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: x\r\n\r\n\
+             PUT /upload/a HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}\
+             \r\nPUT /upload/b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{length:x};a=b\r\n{body}\r\n0\r\n\r\n\
+             GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+        );
+        let stream = request.repeat(4);
+        let mut sent = 0;
+        for size in [1, 2, 3, 5, 13, 100, 10_000] {
+            send_in_pieces(node, server.address, stream.as_bytes(), size, 16).await?;
+            sent += 16;
+            check(exporter, &server.pod, sent, &format!("pieces of {size} bytes")).await?;
+        }
+        server.pod.remove().await?;
+    }
+
+    async fn http2_by_prior_knowledge_and_by_upgrade(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::nghttpd(node).await?;
+        let url = server.url("/");
+        tool(node, "h2load", &["-n", "10000", "-c", "20", "-m", "50", &url]).await?;
+        tool(node, "h2load", &["-n", "40", "-c", "4", "-m", "10", "-d", "/tmp/megabyte", &url]).await?;
+        tool(node, "curl", &["-sf", "--http2-prior-knowledge", "-o", "/dev/null", &url]).await?;
+        check(exporter, &server.pod, 10_041, "HTTP/2").await?;
+        assert_eq!(metric(exporter, &server.pod, REQUESTS, "http2").await?, 10_041);
+        tool(node, "nghttp", &["-n", "--continuation", "--trailer", "a: b", "-d", "/tmp/megabyte", "-m", "10", &url]).await?;
+        check(exporter, &server.pod, 10_051, "trailers and continuations").await?;
+        // The proxy's own connections to the server are within the pod, and count too.
+        let proxied = Server::nghttpx(node).await?;
+        let url = proxied.url("/");
+        tool(node, "nghttp", &["-n", "-u", &url, &proxied.url("/index.html")]).await?;
+        for _ in 0..3 {
+            tool(node, "curl", &["-sf", "--http2", "-o", "/dev/null", &url, &url]).await?;
+        }
+        let by_port = |protocol| metric(exporter, &proxied.pod, REQUESTS, protocol);
+        assert_eq!((by_port("http1").await?, by_port("http2").await?), (4, 4 + 8));
+        proxied.pod.remove().await?;
+        server.pod.remove().await?;
+    }
+
+    async fn grpc_with_health_checks_beside(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::grpc(node).await?;
+        let address = server.address.to_string();
+        tool(node, "python3", &["-c", servers::GRPC_CLIENT, &address, "300", "40"]).await?;
+        check(exporter, &server.pod, 300, "gRPC").await?;
+        assert_eq!(metric(exporter, &server.pod, REQUESTS, "grpc").await?, 300);
+        assert_eq!(metric(exporter, &server.pod, EXCLUDED, "grpc_health").await?, 40);
+        server.pod.remove().await?;
+    }
+
+    async fn what_containers_of_a_pod_ask_each_other_counts_once(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::nginx(node).await?;
+        let other = Server::nginx(node).await?;
+        let script = format!(
+            "for n in 1 2 3 4 5 6 7; do wget -q -O /dev/null http://127.0.0.1:8080/; wget -q -O /dev/null {}; done",
+            other.url("/")
+        );
+        let client = server.pod.container("client").image(node.busybox()).shell(&script).start().await?;
+        assert_eq!(client.wait_exit().await?, 0);
+        check(exporter, &server.pod, 7, "loopback").await?;
+        check(exporter, &other.pod, 7, "from another pod").await?;
+        server.pod.remove().await?;
+        other.pod.remove().await?;
+    }
+
+    async fn connections_that_were_there_before_are_picked_up(node: &Node) {
+        let server = Server::nginx(node).await?;
+        let mut client = node.connect(server.address).await?;
+        let mut answer = [0; 4096];
+        client.write_all(b"PUT /upload/a HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\nGET / HTTP/1.1\r\n").await?;
+        let exporter = node.start_exporter([]).await?;
+        let name = format!("pod=\"{}\"", server.pod.config().hostname);
+        until("the pod is counted", PATIENCE, async || node.metric(&exporter, REQUESTS, &[&name]).await).await?;
+        until("traffic is seen", PATIENCE, async || {
+            let attached = node.metric(&exporter, "podwasm_pods", &["state=\"unseen\""]).await?;
+            Ok(attached.filter(|unseen| *unseen < 1.0))
+        })
+        .await?;
+        client.write_all(b"body\r\nbody..body..body..").await?;
+        ensure!(client.read(&mut answer).await? > 0);
+        for _ in 0..3 {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await?;
+            ensure!(client.read(&mut answer).await? > 0);
+        }
+        assert_eq!(counted(&exporter, &server.pod).await?, 3);
+        assert_eq!(metric(&exporter, &server.pod, "podwasm_unparsed_bytes_total", "").await?, 24);
+        server.pod.remove().await?;
     }
 }
