@@ -156,8 +156,12 @@ impl Scaler {
     }
 
     async fn rate(&self) -> Result<f64, Status> {
+        self.rate_over("1s").await
+    }
+
+    async fn rate_over(&self, window: &str) -> Result<f64, Status> {
         let request = pb::GetMetricsRequest {
-            scaled_object_ref: Some(web("1s", "0")),
+            scaled_object_ref: Some(web(window, "0")),
             metric_name: "requests-per-second".to_owned(),
         };
         let answer = self.client.clone().get_metrics(request).await?.into_inner();
@@ -239,6 +243,13 @@ async fn a_second_scaler_knows_as_much() {
     let second = Scaler::start(&[node.address]).await;
     second.wait_rate(200.0).await;
     load.abort();
+    let third = Scaler::start(&[node.address]).await;
+    third.wait_rate(0.0).await;
+    let rates = [
+        first.rate_over("1m").await.unwrap(),
+        third.rate_over("1m").await.unwrap(),
+    ];
+    assert!((rates[0] / rates[1] - 1.0).abs() < 0.1, "{rates:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,10 @@ use tokio::sync::watch;
 
 use super::fleet::{Census, Fleet, Patience, Unknown};
 use super::trigger::Trigger;
+use crate::rate;
+
+/// What the clock shows when it starts: exporters tell of a time before that.
+const BEGIN_MS: u64 = 2 * rate::MAX_WINDOW.as_secs() * 1_000;
 
 /// The fleet, shared.
 #[derive(Debug)]
@@ -57,6 +61,7 @@ impl Cluster {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+        let elapsed = u64::try_from(self.since.elapsed().as_millis());
+        BEGIN_MS.saturating_add(elapsed.unwrap_or(u64::MAX))
     }
 }
