@@ -188,8 +188,8 @@ def serve(address, state):
 
 
 def open_channel(flags):
-    # As KEDA does it: answers of all addresses in turn.
-    options = [("grpc.lb_policy_name", "round_robin"), ("grpc.enable_http_proxy", 0)]
+    # As KEDA does it: all addresses of one name in turn. Of a list of addresses grpcio would make a name that is none.
+    options = [("grpc.lb_policy_name", "round_robin"), ("grpc.default_authority", "localhost"), ("grpc.enable_http_proxy", 0)]
     if not flags.ca:
         return grpc.insecure_channel(flags.address, options)
     files = [flags.ca, flags.key, flags.cert]

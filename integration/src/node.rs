@@ -9,6 +9,7 @@ mod layout;
 mod namespaces;
 mod podwasm;
 mod process;
+mod scaler;
 pub mod shared;
 mod supervisor;
 mod sweep;
@@ -27,6 +28,7 @@ pub use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 pub use podwasm::{PLUGIN_HTTP, Podwasm};
 pub use process::Process;
+pub use scaler::{Keda, Scaler, lines, scaled_object};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -270,6 +272,12 @@ impl Node {
     {
         let mut command = Command::new(program);
         command.args(args);
+        self.output_of(command).await
+    }
+
+    /// Runs a command in the node to its end.
+    pub async fn output_of(&self, command: Command) -> Result<Output> {
+        let program = command.get_program().display().to_string();
         let child = self.namespaces.output(command)?;
         tokio::task::spawn_blocking(move || child.wait_with_output())
             .await?

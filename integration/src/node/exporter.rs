@@ -13,6 +13,7 @@ const PROGRAM: &str = "/opt/podwasm/bin/podwasm-exporter";
 /// A running `podwasm-exporter`. Dropping it kills it.
 #[derive(Debug)]
 pub struct Exporter {
+    grpc: String,
     http: String,
     process: Process,
 }
@@ -21,6 +22,11 @@ impl Exporter {
     /// The program itself.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Where it serves scalers, inside the node.
+    pub fn grpc(&self) -> &str {
+        &self.grpc
     }
 
     /// Where it serves its metrics, inside the node.
@@ -39,12 +45,17 @@ impl Node {
     /// itself ready.
     pub async fn start_exporter<const N: usize>(&self, args: [&str; N]) -> Result<Exporter> {
         static PORTS: AtomicU16 = AtomicU16::new(9_500);
+        self.start_exporter_on(PORTS.fetch_add(2, Ordering::Relaxed), args)
+            .await
+    }
+
+    /// The same on a port of the caller's choice and the one after it.
+    pub async fn start_exporter_on<const N: usize>(&self, port: u16, args: [&str; N]) -> Result<Exporter> {
         ensure!(
             self.path(PROGRAM).exists(),
             "{PROGRAM} is not in the node: build it before the node starts"
         );
-        let port = PORTS.fetch_add(2, Ordering::Relaxed);
-        let http = format!("127.0.0.1:{port}");
+        let (http, grpc) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{}", port + 1));
         let name = format!("exporter-{port}");
         let mut command = Command::new(PROGRAM);
         command
@@ -56,11 +67,12 @@ impl Node {
                 "--http",
                 &http,
             ])
-            .args(["--grpc", &format!("127.0.0.1:{}", port + 1)])
+            .args(["--grpc", &grpc])
             .args(args)
             .env("RUST_LOG", "info,podwasm_metrics_exporter=debug,nri=debug")
             .env("RUST_BACKTRACE", "1");
         let exporter = Exporter {
+            grpc,
             http,
             process: self.spawn(&name, command)?,
         };

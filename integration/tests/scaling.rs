@@ -1,0 +1,335 @@
+//! From requests to real pods to what KEDA and Prometheus are told, each asked by a client that is independent of the project.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use podwasm_integration::load;
+use podwasm_integration::node::{Exporter, Keda, Process, Scaler, Signal, lines, scaled_object};
+use podwasm_integration::prelude::*;
+use podwasm_integration::wait::{PATIENCE, until};
+use serde_json::{Value, json};
+
+const HASH: &str = "6d4cf56db6";
+
+/// A pod of a Deployment of this name, with a Wasm server in it.
+async fn web<'a>(node: &'a Node, deployment: &str) -> Result<(PodHandle<'a>, SocketAddr)> {
+    node.podwasm().await?;
+    let image = node.push("server", &guest_image("server")).await?;
+    let pod = node.pod(&format!("{deployment}-{HASH}-x2x8k"));
+    let pod = pod
+        .namespace("shop")
+        .label("app", deployment)
+        .label("pod-template-hash", HASH)
+        .run()
+        .await?;
+    let server = pod
+        .container("server")
+        .image(&image)
+        .args(["0.0.0.0:8080"])
+        .start()
+        .await?;
+    server.wait_stdout("listening").await?;
+    let address = SocketAddr::new(pod.ip().await?, 8080);
+    Ok((pod, address))
+}
+
+/// The trigger of a Deployment.
+fn trigger(deployment: &str, window: &str) -> Value {
+    let metadata = json!({"workload": format!("Deployment/{deployment}"), "targetRequestsPerSecond": "10", "window": window});
+    scaled_object("shop", &metadata)
+}
+
+fn now() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("it is later")
+        .as_secs_f64()
+}
+
+fn is_near(value: f64, expected: f64) -> bool {
+    (value - expected).abs() <= expected * 0.1
+}
+
+/// Waits until KEDA is told a rate that is near to what is expected.
+async fn wait_rate(keda: &Keda<'_>, trigger: &Value, expected: f64) -> Result<()> {
+    until(&format!("a rate of {expected}"), PATIENCE, async || {
+        let rate = keda.rate(trigger).await?;
+        Ok(rate.as_f64().filter(|&rate| is_near(rate, expected)).map(drop))
+    })
+    .await
+}
+
+/// Waits for a line that a client says, from the line of this number on.
+async fn wait_line(
+    client: &Process,
+    from: usize,
+    what: &str,
+    is_it: impl Fn(&Value) -> bool,
+) -> Result<Value> {
+    until(what, PATIENCE, async || {
+        let found = lines(client)?.into_iter().skip(from).find(&is_it);
+        if found.is_none() && client.exited().is_some() {
+            bail!("the client ended\n{}", client.log_tail());
+        }
+        Ok(found)
+    })
+    .await
+}
+
+on_nodes! {
+    /// All that KEDA asks is answered, about requests that were really sent.
+    async fn keda_is_told_what_was_sent(node: &Node) {
+        let exporter = node.exporter().await?;
+        let scaler = node.start_scaler(&[exporter.grpc()], &[]).await?;
+        let keda = node.keda(scaler.grpc());
+        let (pod, server) = web(node, "told").await?;
+        let trigger = trigger("told", "10s");
+        wait_rate(&keda, &trigger, 0.0).await?;
+        assert_eq!(keda.call("IsActive", &trigger).await?, json!({"answer": {"result": false}}));
+        let spec = json!([{"metricName": "requests-per-second", "targetSize": "10", "targetSizeFloat": 10.0}]);
+        assert_eq!(keda.call("GetMetricSpec", &trigger).await?["answer"]["metricSpecs"], spec);
+
+        let (sent, steady) = tokio::join!(load::send(node, server, 50, Duration::from_secs(12)), async {
+            tokio::time::sleep(Duration::from_secs(11)).await;
+            let active = keda.call("IsActive", &trigger).await?;
+            Ok::<_, anyhow::Error>((keda.rate(&trigger).await?, active))
+        });
+        let (rate, active) = steady?;
+        ensure!(rate.as_f64().is_some_and(|rate| is_near(rate, 50.0)), "{rate} instead of 50");
+        assert_eq!(active, json!({"answer": {"result": true}}));
+
+        // All that was sent, and nothing else, is in a window that holds it all.
+        let by_label = json!({"selector": "app=told,pod-template-hash", "targetRequestsPerSecond": "10", "window": "10m"});
+        let by_label = scaled_object("shop", &by_label);
+        let metadata = pod.config().metadata.as_ref().context("metadata")?;
+        let label = format!("pod=\"{}\"", metadata.name);
+        let counted = node.settled_metric(exporter, "podwasm_requests_total", &[&label]).await?;
+        ensure!((counted - f64::from(sent?)).abs() < 0.5, "{counted} were counted");
+        let path = "/api/v1/namespaces/shop/workloads/told";
+        let told: Value = serde_json::from_slice(&node.http(exporter.http().parse()?, path).await?.body)?;
+        assert_eq!(told["requests"].as_f64(), Some(counted), "{told}");
+        ensure!(keda.rate(&by_label).await?.as_f64().is_some_and(|rate| rate > 1.0));
+
+        let mut theirs = trigger.clone();
+        theirs["namespace"] = "other".into();
+        assert_eq!(keda.rate(&theirs).await?, json!(0.0), "another namespace is told nothing");
+        pod.remove().await?;
+    }
+
+    async fn wrong_triggers_are_explained(node: &Node) {
+        let exporter = node.exporter().await?;
+        let scaler = node.start_scaler(&[exporter.grpc()], &[]).await?;
+        let keda = node.keda(scaler.grpc());
+        for (metadata, expected) in [
+            (json!({"workload": "a"}), "it needs targetRequestsPerSecond"),
+            (json!({"targetRequestsPerSecond": "1"}), "either selector or workload"),
+            (json!({"targetRequestsPerSecond": "1", "workload": "a", "windw": "1s"}), "selector, workload, targetRequestsPerSecond"),
+            (json!({"targetRequestsPerSecond": "1", "workload": "a", "window": "1h"}), "1s to 10m"),
+        ] {
+            for method in ["IsActive", "GetMetricSpec"] {
+                let said = keda.call(method, &scaled_object("shop", &metadata)).await?;
+                assert_eq!(said["code"], "INVALID_ARGUMENT", "{said}");
+                let message = said["message"].as_str().unwrap_or_default();
+                ensure!(message.contains(expected), "{message}");
+            }
+        }
+    }
+}
+
+/// The first request is told in half a second, and a change of load in a second and a half.
+async fn keda_is_told_at_once(flavor: Flavor) -> Result<()> {
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let exporter = node.exporter().await?;
+    let scaler = node.start_scaler(&[exporter.grpc()], &[]).await?;
+    let keda = node.keda(scaler.grpc());
+    let (_pod, server) = web(&node, "fresh").await?;
+    let trigger = trigger("fresh", "1s");
+    let watcher = keda.spawn("watch", ["watch", &trigger.to_string()])?;
+    wait_line(&watcher, 0, "KEDA is told that nothing is active", |line| {
+        line["active"] == false
+    })
+    .await?;
+
+    let mut pushes = Vec::new();
+    for _ in 0..5 {
+        let said = lines(&watcher)?.len();
+        let first = now();
+        load::send(&node, server, 10, Duration::from_millis(100)).await?;
+        let line = wait_line(&watcher, said, "activity", |line| line["active"] == true).await?;
+        pushes.push(line["time"].as_f64().context("a time")? - first);
+        wait_line(&watcher, said, "calm", |line| line["active"] == false).await?;
+    }
+    eprintln!("{flavor}: from the first request to StreamIsActive: true, in seconds: {pushes:.3?}");
+    ensure!(pushes.iter().all(|&took| took <= 0.5), "{pushes:?}");
+
+    let poller = keda.spawn("poll", ["poll", &trigger.to_string(), "requests-per-second", "9"])?;
+    wait_line(&poller, 0, "KEDA asks", |_| true).await?;
+    let slow = now();
+    load::send(&node, server, 20, Duration::from_secs(3)).await?;
+    let fast = now();
+    load::send(&node, server, 80, Duration::from_secs(3)).await?;
+    poller.wait(PATIENCE).await?;
+    let answers = lines(&poller)?;
+    let mut took = Vec::new();
+    for (since, until, expected) in [(slow, fast, 20.0), (fast, fast + 3.0, 80.0)] {
+        let right = answers.iter().find(|line| {
+            let time = line["time"].as_f64().unwrap_or(0.0);
+            (since..until).contains(&time)
+                && line["value"]
+                    .as_f64()
+                    .is_some_and(|value| is_near(value, expected))
+        });
+        let right = right.with_context(|| format!("never told {expected}\n{}", poller.log_tail()))?;
+        took.push(right["time"].as_f64().context("a time")? - since);
+    }
+    let mut asked: Vec<_> = answers.iter().filter_map(|line| line["took"].as_f64()).collect();
+    asked.sort_by(f64::total_cmp);
+    let median = asked[asked.len() / 2] * 1e3;
+    eprintln!(
+        "{flavor}: from a change of load to the right GetMetrics, in seconds: {took:.3?}; {} calls, median {median:.2} ms",
+        asked.len()
+    );
+    ensure!(took.iter().all(|&took| took <= 1.5), "{took:?}");
+    Ok(())
+}
+
+/// Exporters, scalers and nodes come and go: KEDA is told the rate, or an error, and never a zero that is none.
+async fn restarts_are_no_zero(flavor: Flavor) -> Result<()> {
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let exporter = node
+        .start_exporter_on(EXPORTER_PORT, ["--node-name", "n1"])
+        .await?;
+    let (second, second_exporter) = node.start_fake_exporter(&second_node()).await?;
+    let exporters = [exporter.grpc(), &second];
+    let (scaler, other) = tokio::try_join!(
+        node.start_scaler_on(SCALER_PORT, SCALER_PORT + 1, &exporters, &[]),
+        node.start_scaler(&exporters, &[]),
+    )?;
+    let (_pod, server) = web(&node, "life").await?;
+    let keda = node.keda(&format!("ipv4:{},{}", scaler.grpc(), other.grpc()));
+    let trigger = trigger("life", "10m");
+    let told = keda.rate(&trigger).await?;
+    ensure!(
+        told.as_f64().is_some_and(|rate| rate > 2.0),
+        "{told}: what was counted before the scalers began is known"
+    );
+
+    let life = async {
+        let poller = keda.spawn(
+            "poll",
+            ["poll", &trigger.to_string(), "requests-per-second", "60"],
+        )?;
+        let exporter = exporter_is_killed(&node, exporter, &poller).await?;
+        let scaler = scaler_is_ended(
+            &node,
+            scaler,
+            &exporters_of(&exporter, &second),
+            &poller,
+            &trigger,
+        )
+        .await?;
+        let [one, two] = [scaler.grpc(), other.grpc()].map(|address| node.keda(address));
+        let (one, two) = tokio::try_join!(one.rate(&trigger), two.rate(&trigger))?;
+        let both = one.as_f64().zip(two.as_f64());
+        ensure!(
+            both.is_some_and(|(one, two)| one > 2.0 && is_near(one, two)),
+            "they know the same: {one} {two}"
+        );
+        node_vanishes(second_exporter, &poller).await?;
+        never_a_zero(&poller)?;
+        Ok(())
+    };
+    tokio::select! {
+        sent = load::send(&node, server, 20, Duration::from_secs(90)) => bail!("the load ended first: {sent:?}"),
+        lived = life => lived,
+    }
+}
+
+const EXPORTER_PORT: u16 = 9_700;
+const SCALER_PORT: u16 = 9_710;
+
+fn exporters_of<'a>(first: &'a Exporter, second: &'a str) -> [&'a str; 2] {
+    [first.grpc(), second]
+}
+
+/// What an exporter on a second node says, where a pod had 5 requests a second.
+fn second_node() -> Value {
+    let past: Vec<_> = (1..=60).flat_map(|second| [second * 1_000, 5]).collect();
+    let pod = json!({
+        "uid": "u2", "namespace": "shop", "name": "life-2", "workload": "life", "workload_kind": "Deployment",
+        "since_ms": 1, "reading": {"requests": 300}, "past": past,
+    });
+    json!({"node": "n2", "run": 7, "read_ms": 100_000, "started": [pod]})
+}
+
+fn is_unavailable(line: &Value) -> bool {
+    line["code"] == "UNAVAILABLE"
+}
+
+/// First there is an error, and then the rate again.
+async fn exporter_is_killed(node: &Node, exporter: Exporter, poller: &Process) -> Result<Exporter> {
+    wait_line(poller, 50, "a rate", |line| line["value"].is_number()).await?;
+    drop(exporter);
+    let line = wait_line(poller, 0, "the exporter is missed", is_unavailable).await?;
+    ensure!(
+        line.to_string().contains("the exporter on n1 is missing"),
+        "{line}"
+    );
+    let exporter = node
+        .start_exporter_on(EXPORTER_PORT, ["--node-name", "n1"])
+        .await?;
+    let said = lines(poller)?.len();
+    wait_line(poller, said, "the exporter is heard again", |line| {
+        line["value"].is_number()
+    })
+    .await?;
+    Ok(exporter)
+}
+
+/// The other scaler answers until it is back.
+async fn scaler_is_ended(
+    node: &Node,
+    scaler: Scaler,
+    exporters: &[&str],
+    poller: &Process,
+    trigger: &Value,
+) -> Result<Scaler> {
+    let watcher = node
+        .keda(scaler.grpc())
+        .spawn("watch", ["watch", &trigger.to_string()])?;
+    wait_line(&watcher, 0, "activity", |line| line["active"] == true).await?;
+    scaler.process().signal(Signal::SIGTERM)?;
+    wait_line(&watcher, 0, "the stream ends well", |line| line["ended"] == "OK").await?;
+    scaler.process().wait(PATIENCE).await?;
+    let said = lines(poller)?.len();
+    wait_line(poller, said + 20, "the other scaler answers", |line| {
+        line["value"].is_number()
+    })
+    .await?;
+    node.start_scaler_on(SCALER_PORT, SCALER_PORT + 1, exporters, &[])
+        .await
+}
+
+async fn node_vanishes(exporter: Process, poller: &Process) -> Result<()> {
+    let said = lines(poller)?.len();
+    drop(exporter);
+    let line = wait_line(poller, said, "the node is missed", is_unavailable).await?;
+    ensure!(
+        line.to_string().contains("the exporter on n2 is missing"),
+        "{line}"
+    );
+    Ok(())
+}
+
+/// All through, KEDA was told the rate or that it is not available.
+fn never_a_zero(poller: &Process) -> Result<()> {
+    let answers = lines(poller)?;
+    let is_fine =
+        |line: &&Value| is_unavailable(line) || line["value"].as_f64().is_some_and(|rate| rate > 0.5);
+    let wrong: Vec<_> = answers.iter().filter(|line| !is_fine(line)).collect();
+    ensure!(wrong.is_empty(), "{wrong:?}");
+    Ok(())
+}
+
+on_both! { keda_is_told_at_once restarts_are_no_zero }
