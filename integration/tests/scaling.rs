@@ -333,3 +333,115 @@ fn never_a_zero(poller: &Process) -> Result<()> {
 }
 
 on_both! { keda_is_told_at_once restarts_are_no_zero }
+
+/// The sample's query, as it is, gives the rate that was sent; and a change takes the query's range to show.
+#[tokio::test]
+#[ignore = "needs root and a node"]
+async fn prometheus_gives_the_rate_that_was_sent() -> Result<()> {
+    let node = Node::start(Flavor::Forky, Runtime::Runc).await?;
+    let exporter = node.exporter().await?;
+    let config = json!({"scrape_configs": [{
+        "job_name": "podwasm", "scrape_interval": "1s", "scrape_timeout": "1s", "honor_labels": true,
+        "static_configs": [{"targets": [exporter.http()]}],
+    }]});
+    std::fs::write(node.path("/tmp/prometheus.yml"), config.to_string())?;
+    let mut command = node.tool("prometheus")?;
+    let address = "127.0.0.1:9790";
+    command.args([
+        "--config.file=/tmp/prometheus.yml",
+        "--storage.tsdb.path=/tmp/prometheus",
+    ]);
+    command.arg(format!("--web.listen-address={address}"));
+    let _prometheus = node.spawn("prometheus", command)?;
+    let (_pod, server) = web(&node, "web").await?;
+    let query = sample_query()?;
+    let told = async || {
+        let path = format!("/api/v1/query?query={}", percent_encoded(&query));
+        let answer = node.http(address.parse()?, &path).await?;
+        let answer: Value = serde_json::from_slice(&answer.body)?;
+        Ok::<_, anyhow::Error>(
+            answer["data"]["result"][0]["value"][1]
+                .as_str()
+                .and_then(|rate| rate.parse::<f64>().ok()),
+        )
+    };
+    until(
+        "the series is there before the first request",
+        PATIENCE,
+        async || Ok(told().await.ok().flatten().filter(|&rate| rate == 0.0)),
+    )
+    .await?;
+
+    let start = now();
+    let watch = async {
+        let right = async || Ok(told().await?.filter(|&rate| is_near(rate, 20.0)).map(drop));
+        until("the rate is right", Duration::from_secs(75), right).await?;
+        let took = now() - start;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        Ok::<_, anyhow::Error>((took, told().await?))
+    };
+    let (took, rate) = tokio::select! {
+        sent = load::send(&node, server, 20, Duration::from_secs(100)) => bail!("the load ended first: {sent:?}"),
+        watched = watch => watched?,
+    };
+    eprintln!("from a change of load to the right answer of Prometheus: {took:.1} s; then {rate:?}");
+    ensure!(
+        rate.is_some_and(|rate| (rate - 20.0).abs() < 0.5),
+        "{rate:?} instead of 20"
+    );
+    Ok(())
+}
+
+/// Prometheus' own checker has nothing to say against metrics and rules.
+#[tokio::test]
+#[ignore = "needs root and a node"]
+async fn promtool_is_content() -> Result<()> {
+    let node = Node::start(Flavor::Trixie, Runtime::Runc).await?;
+    let exporter = node.exporter().await?;
+    let scaler = node.start_scaler(&[exporter.grpc()], &[]).await?;
+    let (_pod, _server) = web(&node, "checked").await?;
+    let rules: Value = serde_saphyr::from_str(include_str!("../../deploy/samples/prometheus-rules.yaml"))?;
+    std::fs::write(node.path("/tmp/rules.yml"), rules["spec"].to_string())?;
+    let mut check = node.tool("promtool")?;
+    check.args(["check", "rules", "/tmp/rules.yml"]);
+    let mut checks = vec![check];
+    for (name, address) in [("exporter", exporter.http()), ("scaler", scaler.http())] {
+        let file = format!("/tmp/{name}.txt");
+        std::fs::write(
+            node.path(&file),
+            node.http(address.parse()?, "/metrics").await?.body,
+        )?;
+        let promtool = node.tool("promtool")?;
+        let mut check = std::process::Command::new("sh");
+        check.envs(
+            promtool
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
+        check.args([
+            "-c",
+            &format!("exec {} check metrics <{file}", promtool.get_program().display()),
+        ]);
+        checks.push(check);
+    }
+    for check in checks {
+        let output = node.output_of(check).await?;
+        let said = [output.stdout, output.stderr]
+            .map(|text| String::from_utf8_lossy(&text).into_owned())
+            .concat();
+        ensure!(output.status.success(), "{said}");
+    }
+    Ok(())
+}
+
+/// The query of the sample for KEDA's `prometheus` trigger.
+fn sample_query() -> Result<String> {
+    let sample: Value =
+        serde_saphyr::from_str(include_str!("../../deploy/samples/scaledobject-prometheus.yaml"))?;
+    let query = sample["spec"]["triggers"][0]["metadata"]["query"].as_str();
+    Ok(query.context("a query")?.to_owned())
+}
+
+fn percent_encoded(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
