@@ -1,6 +1,7 @@
 //! From requests to real pods to what KEDA and Prometheus are told, each asked by a client that is independent of the project.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -8,6 +9,7 @@ use podwasm_integration::load;
 use podwasm_integration::node::{Exporter, Keda, Process, Scaler, Signal, lines, scaled_object};
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::{PATIENCE, until};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 const HASH: &str = "6d4cf56db6";
@@ -444,4 +446,64 @@ fn sample_query() -> Result<String> {
 
 fn percent_encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
+
+/// KEDA comes with a certificate, as from a `TriggerAuthentication`; who has none is not answered.
+#[tokio::test]
+#[ignore = "needs root and a node"]
+async fn keda_comes_with_a_certificate() -> Result<()> {
+    let node = Node::start(Flavor::Trixie, Runtime::Runc).await?;
+    let exporter = node.exporter().await?;
+    write_certificates(&node.path("/tmp"))?;
+    let flags = [
+        "--tls-cert",
+        "/tmp/server.crt",
+        "--tls-key",
+        "/tmp/server.key",
+        "--tls-client-ca",
+        "/tmp/ca.crt",
+    ];
+    let scaler = node.start_scaler(&[exporter.grpc()], &flags).await?;
+    let trigger = trigger("tls", "10s");
+    let with = |flags: &[&str]| node.keda(scaler.grpc()).with_flags(flags);
+    let certified = with(&[
+        "--ca",
+        "/tmp/ca.crt",
+        "--cert",
+        "/tmp/client.crt",
+        "--key",
+        "/tmp/client.key",
+    ]);
+    assert_eq!(
+        certified.call("IsActive", &trigger).await?,
+        json!({"answer": {"result": false}})
+    );
+    for stranger in [with(&["--ca", "/tmp/ca.crt"]), with(&[])] {
+        let said = stranger.call("IsActive", &trigger).await?;
+        ensure!(
+            ["UNAVAILABLE", "DEADLINE_EXCEEDED"].contains(&said["code"].as_str().unwrap_or_default()),
+            "{said}"
+        );
+    }
+    Ok(())
+}
+
+/// An authority, and certificates of it for the scaler and for KEDA.
+fn write_certificates(folder: &Path) -> Result<()> {
+    let named = |name: &str| -> Result<CertificateParams> {
+        let mut params = CertificateParams::new(["localhost".to_owned()])?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        Ok(params)
+    };
+    let mut params = named("authority")?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    std::fs::write(folder.join("ca.crt"), authority.pem())?;
+    for name in ["server", "client"] {
+        let key = KeyPair::generate()?;
+        let certificate = named(name)?.signed_by(&key, &authority)?;
+        std::fs::write(folder.join(format!("{name}.crt")), certificate.pem())?;
+        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
+    }
+    Ok(())
 }
