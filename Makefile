@@ -17,7 +17,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup engine guests roots ## Run a pod of native and Wasm containers on a throw-away node
-	cargo build --quiet -p podwasm -p podwasm-integration
+	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter
 	target/debug/podwasm-demo
 
 test: setup lint docs unit engine-check guests roots node-tests ## Everything: lints, unit tests, tests on real nodes

@@ -1,4 +1,7 @@
-//! Runs a pod of native and Wasm containers on a throw-away node, and shows what was decided for each container and why.
+//! Runs a pod of native and Wasm containers on a throw-away node, and shows what was decided for each container and why; then
+//! sends load to a Wasm server, and shows what is counted and what KEDA would ask for.
+
+mod scaling;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -120,6 +123,8 @@ async fn demo() -> Result<()> {
         waiter.wait_exit().await?,
         took.as_millis()
     ));
+
+    scaling::show(&node).await?;
 
     step("Cleaning up");
     pod.remove().await?;
