@@ -119,6 +119,16 @@ on_nodes! {
         pod.remove().await?;
     }
 
+    /// KEDA opens the streams of all triggers over one connection.
+    async fn many_triggers_share_a_connection(node: &Node) {
+        let exporter = node.exporter().await?;
+        let scaler = node.start_scaler(&[exporter.grpc()], &[]).await?;
+        let many = node.keda(scaler.grpc()).spawn("many", ["watch-many", &trigger("many", "10s").to_string(), "500"])?;
+        wait_line(&many, 0, "500 streams are answered", |line| line["answered"] == 500).await?;
+        let beside = wait_line(&many, 1, "a question beside them is answered", |_| true).await?;
+        assert_eq!(beside, json!({"answer": {"result": false}}));
+    }
+
     async fn wrong_triggers_are_explained(node: &Node) {
         let exporter = node.exporter().await?;
         let scaler = node.start_scaler(&[exporter.grpc()], &[]).await?;
@@ -392,6 +402,53 @@ async fn prometheus_gives_the_rate_that_was_sent() -> Result<()> {
         "{rate:?} instead of 20"
     );
     Ok(())
+}
+
+/// A name leads to the exporters, and what it leads to may change.
+#[tokio::test]
+#[ignore = "needs root and a node"]
+async fn exporters_are_found_by_name() -> Result<()> {
+    let node = Node::start(Flavor::Trixie, Runtime::Runc).await?;
+    let exporter = node.start_exporter(["--node-name", "n1"]).await?;
+    let (_, port) = exporter.grpc().rsplit_once(':').context("a port")?;
+    let second = format!("127.0.0.2:{port}");
+    let state = json!({"node": "n2", "run": 1, "read_ms": 1});
+    let _second = node.start_fake_exporter_on(&second, &state).await?;
+    let hosts = node.path("/etc/hosts");
+    let localhost = std::fs::read_to_string(&hosts)?;
+    let lead_to = |addresses: &[&str]| {
+        let lines: String = addresses
+            .iter()
+            .map(|address| format!("{address} exporters.test\n"))
+            .collect();
+        std::fs::write(&hosts, localhost.clone() + &lines)
+    };
+    lead_to(&["127.0.0.1"])?;
+    let name = format!("exporters.test:{port}");
+    let scaler = node
+        .start_scaler(&[&name], &["--refresh", "200ms", "--forget-after", "1s"])
+        .await?;
+    let wait = async |current: u32, missing: u32| {
+        let expected = [("current", current), ("missing", missing)]
+            .map(|(state, number)| format!("podwasm_scaler_exporters{{state=\"{state}\"}} {number}\n"));
+        until(
+            &format!("{current} exporters are heard and {missing} missed"),
+            PATIENCE,
+            async || {
+                let text = node.http(scaler.http().parse()?, "/metrics").await?.text();
+                Ok(expected.iter().all(|line| text.contains(line)).then_some(()))
+            },
+        )
+        .await
+    };
+    wait(1, 0).await?;
+    lead_to(&["127.0.0.1", "127.0.0.2", "127.0.0.3"])?;
+    wait(2, 1).await?;
+    lead_to(&["127.0.0.1", "127.0.0.2"])?;
+    wait(2, 0).await?;
+    lead_to(&[])?; // a name that leads nowhere is a mistake, and the exporters are still there
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    wait(2, 0).await
 }
 
 /// Prometheus' own checker has nothing to say against metrics and rules.

@@ -95,12 +95,15 @@ impl Node {
     /// An exporter that is none: it serves this state as a node without load would.
     pub async fn start_fake_exporter(&self, state: &Value) -> Result<(String, Process)> {
         let address = format!("127.0.0.1:{}", free_port());
-        let keda = Keda {
-            address: address.clone(),
-            flags: Vec::new(),
-            node: self,
-        };
-        let exporter = keda.spawn("exporter", ["serve", &state.to_string()])?;
+        let exporter = self.start_fake_exporter_on(&address, state).await?;
+        Ok((address, exporter))
+    }
+
+    /// The same at an address of the caller's choice.
+    pub async fn start_fake_exporter_on(&self, address: &str, state: &Value) -> Result<Process> {
+        let exporter = self
+            .keda(address)
+            .spawn("exporter", ["serve", &state.to_string()])?;
         until("the exporter serves", PATIENCE, async || {
             let is_there = !lines(&exporter)?.is_empty();
             ensure!(
@@ -111,7 +114,7 @@ impl Node {
             Ok(is_there.then_some(()))
         })
         .await?;
-        Ok((address, exporter))
+        Ok(exporter)
     }
 
     /// A client at an address, which may be gRPC's for several.
