@@ -20,10 +20,10 @@ use rustix::fd::OwnedFd;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracing::{debug, info, warn};
 
-use crate::classic;
 use crate::connections::{Before, Connections};
 use crate::counts::{Pod, Table};
 use crate::exclude::Rules;
+use crate::filter::{Choice, Filter, Filters};
 use crate::listening;
 use crate::packet::{self, NoSegment};
 use crate::socket::{Batch, PacketSocket};
@@ -87,23 +87,25 @@ struct Tap {
     namespace: Namespace,
     socket: PacketSocket,
     connections: Connections,
+    filter: Filter,
     pod: Arc<Pod>,
     tally: Tally,
 }
 
 impl Capture {
     /// Starts the threads.
-    pub fn start(table: Arc<Table>, rules: Rules) -> io::Result<Self> {
+    pub fn start(table: Arc<Table>, rules: Rules, filter: Choice) -> io::Result<Self> {
         let (orders, given) = mpsc::channel();
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let reader = Reading::new(table, rules, bell.clone(), given)?;
         thread::Builder::new()
             .name("capture".to_owned())
             .spawn(move || reader.run())?;
+        let filters = Filters::new(filter);
         let (requests, asked) = mpsc::channel();
         thread::Builder::new()
             .name("attach".to_owned())
-            .spawn(move || attach_as_asked(&asked, &orders, &bell))?;
+            .spawn(move || attach_as_asked(filters, &asked, &orders, &bell))?;
         Ok(Self { requests })
     }
 
@@ -133,14 +135,14 @@ impl Capture {
     }
 }
 
-fn attach_as_asked(asked: &Receiver<Request>, orders: &Sender<Order>, bell: &OwnedFd) {
+fn attach_as_asked(mut filters: Filters, asked: &Receiver<Request>, orders: &Sender<Order>, bell: &OwnedFd) {
     for request in asked {
         let order = match request {
             Request::Attach {
                 sandbox,
                 namespace,
                 pod,
-            } => match tap(sandbox, &namespace, pod) {
+            } => match tap(&mut filters, sandbox, &namespace, pod) {
                 Ok(tap) => Order::Attach(Box::new(tap)),
                 Err((pod, error)) => {
                     let identity = pod.identity();
@@ -161,8 +163,13 @@ fn attach_as_asked(asked: &Receiver<Request>, orders: &Sender<Order>, bell: &Own
 }
 
 /// Opens a socket in a namespace.
-fn tap(sandbox: String, path: &Path, pod: Arc<Pod>) -> Result<Tap, (Arc<Pod>, io::Error)> {
-    let open = || {
+fn tap(
+    filters: &mut Filters,
+    sandbox: String,
+    path: &Path,
+    pod: Arc<Pod>,
+) -> Result<Tap, (Arc<Pod>, io::Error)> {
+    let mut open = || {
         let file = File::open(path)?;
         let namespace = Namespace::of(&file)?;
         for own in ["/proc/self/ns/net", "/proc/1/ns/net"] {
@@ -174,18 +181,21 @@ fn tap(sandbox: String, path: &Path, pod: Arc<Pod>) -> Result<Tap, (Arc<Pod>, io
             }
         }
         // What a thread joins goes with it.
-        let joining = thread::Builder::new().spawn(move || {
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
-            open_here()
+        let (socket, filter, before) = thread::scope(|threads| {
+            let joining = threads.spawn(|| {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                open_here(filters)
+            });
+            joining
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("joining it panicked")))
         })?;
-        let (socket, before) = joining
-            .join()
-            .map_err(|_| io::Error::other("joining it panicked"))??;
-        Ok((namespace, socket, before))
+        Ok((namespace, socket, filter, before))
     };
     match open() {
         Err(error) => Err((pod, error)),
-        Ok((namespace, socket, before)) => Ok(Tap {
+        Ok((namespace, socket, filter, before)) => Ok(Tap {
+            filter,
             sandbox,
             namespace,
             socket,
@@ -198,11 +208,13 @@ fn tap(sandbox: String, path: &Path, pod: Arc<Pod>) -> Result<Tap, (Arc<Pod>, io
 
 /// Opens a socket in the thread's namespace. What is there before is read when the socket already receives, so that each connection
 /// is in one of the two.
-fn open_here() -> io::Result<(PacketSocket, Before)> {
+fn open_here(filters: &mut Filters) -> io::Result<(PacketSocket, Filter, Before)> {
     let socket = PacketSocket::open()?;
-    classic::attach(socket.as_fd())?;
+    let mut filter = filters.attach(socket.as_fd())?;
     socket.start()?;
-    Ok((socket, listening::read()?))
+    let before = listening::read()?;
+    filter.looked(&before);
+    Ok((socket, filter, before))
 }
 
 /// The thread that reads.
@@ -302,6 +314,7 @@ impl Reading {
             namespace = pod.namespace,
             pod = pod.name,
             container = pod.container,
+            filter = tap.filter.name(),
             "counting requests"
         );
         tap.pod.set_attached(true);
@@ -325,6 +338,8 @@ impl Reading {
                 requests = tap.pod.total_requests(),
                 "no longer counting"
             );
+            // The kernel waits until nobody uses the socket any more, and other pods' packets would wait with it.
+            thread::spawn(move || drop(tap));
         }
     }
 
@@ -346,6 +361,7 @@ impl Reading {
             for (packet, length) in self.batch.packets() {
                 tap.packet(packet, length, now, &self.rules);
             }
+            tap.connections.skips().for_each(|skip| tap.filter.skip(&skip));
             if !is_more {
                 break;
             }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::conversation::Conversation;
 use crate::exclude::Rules;
 use crate::packet::{Flags, Flow, Segment};
-use crate::stream::Stream;
+use crate::stream::{Reader as _, Stream};
 use crate::tally::Tally;
 
 /// How many connections of a pod are followed at once.
@@ -26,6 +26,10 @@ pub const IDLE: Duration = Duration::from_secs(30 * 60);
 const IDLE_WHEN_FULL: Duration = Duration::from_secs(60);
 /// How long a connection may take to be established.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How many bytes have to be of no interest that it is told.
+const MIN_SKIP: u64 = 128 * 1024;
+/// How many are told at once at most: a stream is not lost sight of for longer.
+const MAX_SKIP: u64 = 1 << 29;
 /// How often idle connections are looked for.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -36,6 +40,17 @@ pub struct Before {
     pub listening: Vec<u16>,
     /// The connections, each in the direction to the pod.
     pub flows: Vec<Flow>,
+}
+
+/// A part of a connection of which the bytes are of no interest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skip {
+    /// The connection.
+    pub flow: Flow,
+    /// The number of the first byte.
+    pub start: u32,
+    /// How many there are; none where all are of interest again.
+    pub length: u32,
 }
 
 /// The connections to one pod.
@@ -51,6 +66,8 @@ pub struct Connections {
     listening: HashSet<u16>,
     /// Some start may have been missed, so that any segment may be of a connection that is not known.
     has_missed: bool,
+    /// What became of no interest, or of some, since this was last asked for.
+    skips: Vec<Skip>,
     swept: Instant,
 }
 
@@ -61,6 +78,8 @@ struct Connection {
     /// The number of the byte after its last.
     end: Option<u32>,
     last_seen: Instant,
+    /// Where what is of interest goes on, if a part is not.
+    skipped_to: Option<u32>,
 }
 
 impl Connections {
@@ -76,6 +95,7 @@ impl Connections {
             before: before.flows.into_iter().filter(is_to_the_pod).collect(),
             listening,
             has_missed: false,
+            skips: Vec::new(),
             swept: now,
         }
     }
@@ -93,6 +113,11 @@ impl Connections {
     /// Packets were missed.
     pub fn missed_some(&mut self) {
         self.has_missed = true;
+    }
+
+    /// What became of no interest since this was last called, or is of interest again.
+    pub fn skips(&mut self) -> impl Iterator<Item = Skip> {
+        self.skips.drain(..)
     }
 
     /// Reads a segment that the pod has received.
@@ -182,6 +207,7 @@ impl Connections {
             conversation,
             end: None,
             last_seen: now,
+            skipped_to: None,
         };
         self.followed.insert(segment.flow, connection);
         true
@@ -202,13 +228,15 @@ impl Connections {
         connection
             .stream
             .push(sequence, segment.data, segment.length, now, &mut listener);
+        let skip = connection.skip(segment.flow, rules, tally);
+        self.skips.extend(skip);
         if segment.flags.has(Flags::FIN) {
             let length = u32::try_from(segment.length).unwrap_or_default();
             connection.end = Some(sequence.wrapping_add(length));
         }
         if held == 0 && connection.stream.held_bytes() == 0 {
             if connection.end == Some(connection.stream.next_sequence()) {
-                self.followed.remove(&segment.flow);
+                self.drop_connection(segment.flow);
             }
             return;
         }
@@ -237,6 +265,11 @@ impl Connections {
         self.waiting.remove(&flow);
         if let Some(connection) = self.followed.remove(&flow) {
             self.held_bytes -= connection.stream.held_bytes();
+            self.skips.extend(connection.skipped_to.map(|start| Skip {
+                flow,
+                start,
+                length: 0,
+            }));
         }
     }
 
@@ -244,14 +277,34 @@ impl Connections {
         self.swept = now;
         let count = self.followed.len();
         let is_fresh = |seen: Instant, limit| now.saturating_duration_since(seen) < limit;
-        self.followed.retain(|_, connection| {
-            connection.stream.held_bytes() > 0 || is_fresh(connection.last_seen, idle)
-        });
+        let is_old = |connection: &Connection| {
+            connection.stream.held_bytes() == 0 && !is_fresh(connection.last_seen, idle)
+        };
+        let old = self.followed.iter().filter(|(_, connection)| is_old(connection));
+        let old: Vec<_> = old.map(|(flow, _)| *flow).collect();
+        for flow in old {
+            self.drop_connection(flow);
+        }
         self.silent
             .retain(|_, (_, begun)| is_fresh(*begun, HANDSHAKE.max(idle)));
         self.has_missed |= self.followed.len() < count;
         self.followed.shrink_to(self.followed.len() * 2);
         self.silent.shrink_to(self.silent.len() * 2);
+    }
+}
+
+impl Connection {
+    /// What of the bytes that follow is of no interest, if that is much and was not told.
+    fn skip(&mut self, flow: Flow, rules: &Rules, tally: &mut Tally) -> Option<Skip> {
+        let length = self.conversation.listen(rules, tally).indifferent().min(MAX_SKIP);
+        let start = self.stream.next_sequence();
+        let ahead = self.skipped_to.map_or(0, |to| to.wrapping_sub(start));
+        if length < MIN_SKIP || (1..=MAX_SKIP).contains(&ahead.into()) {
+            return None;
+        }
+        let length = u32::try_from(length).unwrap_or_default();
+        self.skipped_to = Some(start.wrapping_add(length));
+        Some(Skip { flow, start, length })
     }
 }
 
@@ -427,6 +480,48 @@ mod tests {
         assert_eq!(pod.connections.len(), 0);
         pod.send(flow(1, 80), Flags::ACK, 28, REQUEST);
         assert_eq!(pod.requests(), 2);
+    }
+
+    #[test]
+    fn large_bodies_and_what_is_encrypted_may_be_skipped() {
+        let skip = |start, length| Skip {
+            flow: flow(1, 80),
+            start,
+            length,
+        };
+        let mut pod = Pod::new(Before::default());
+        let head = b"PUT / HTTP/1.1\r\nContent-Length: 3000000000\r\n\r\n";
+        let after = u32::try_from(head.len()).unwrap();
+        pod.send(flow(1, 80), Flags::SYN, u32::MAX, b"")
+            .send(flow(1, 80), Flags::ACK, 0, head);
+        let half = 1 << 29;
+        assert_eq!(pod.connections.skips().collect::<Vec<_>>(), [skip(after, half)]);
+        pod.send(flow(1, 80), Flags::ACK, after, b"was under way already");
+        assert_eq!(pod.connections.skips().count(), 0);
+        for times in 1..6 {
+            pod.send(flow(1, 80), Flags::ACK, after + times * half, b"x");
+        }
+        assert_eq!(pod.connections.skips().count(), 5);
+        pod.send(
+            flow(1, 80),
+            Flags::ACK,
+            after.wrapping_add(3_000_000_000),
+            REQUEST,
+        );
+        assert_eq!((pod.requests(), pod.tally.unparsed_bytes), (2, 0));
+        pod.send(flow(1, 80), Flags::RST, after.wrapping_add(3_000_000_027), b"");
+        let last: Vec<_> = pod.connections.skips().collect();
+        assert_eq!((last.len(), last[0].length), (1, 0));
+
+        pod.send(flow(2, 80), Flags::SYN, 9, b"")
+            .send(flow(2, 80), Flags::ACK, 10, &[22, 3, 1, 0, 9, 1]);
+        assert_eq!(
+            pod.connections
+                .skips()
+                .map(|skip| skip.length)
+                .collect::<Vec<_>>(),
+            [half]
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod counts;
 pub mod daemon;
 pub mod exclude;
 pub mod feed;
+pub mod filter;
 pub mod hpack;
 pub mod http;
 pub mod http1;

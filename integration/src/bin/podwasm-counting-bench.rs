@@ -32,7 +32,7 @@ enum Part {
         rounds: usize,
         /// How long each load lasts, in seconds.
         #[arg(long, default_value_t = 4)]
-        seconds: u64,
+        seconds: u32,
     },
     /// The exporter's memory with so many pods. Makes that many network namespaces on this machine, and removes them.
     Memory {
@@ -75,7 +75,7 @@ const LOADS: [Load; 4] = [
     },
 ];
 
-async fn cpu(rounds: usize, seconds: u64) -> Result<()> {
+async fn cpu(rounds: usize, seconds: u32) -> Result<()> {
     let node = Node::start(Flavor::Trixie, Runtime::Runc).await?;
     let server = Server::nginx(&node).await?;
     println!("| load | requests/s with | without | ratio of medians | CPU µs per request | counted / sent |");
@@ -83,7 +83,7 @@ async fn cpu(rounds: usize, seconds: u64) -> Result<()> {
     for load in &LOADS {
         let (mut with, mut without, mut costs, mut shares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for _ in 0..rounds {
-            without.push(run(&node, &server, load, seconds).await? / seconds as f64);
+            without.push(run(&node, &server, load, seconds).await? / f64::from(seconds));
             let exporter = node.start_exporter([]).await?;
             node.settled_metric(&exporter, "podwasm_requests_total", &[])
                 .await?;
@@ -93,7 +93,7 @@ async fn cpu(rounds: usize, seconds: u64) -> Result<()> {
             let counted = node
                 .settled_metric(&exporter, "podwasm_requests_total", &[])
                 .await?;
-            with.push(sent / seconds as f64);
+            with.push(sent / f64::from(seconds));
             costs.push(used * 1e6 / counted);
             shares.push(counted / sent);
         }
@@ -110,7 +110,7 @@ async fn cpu(rounds: usize, seconds: u64) -> Result<()> {
 }
 
 /// Sends the load and returns how many requests were answered.
-async fn run(node: &Node, server: &Server<'_>, load: &Load, seconds: u64) -> Result<f64> {
+async fn run(node: &Node, server: &Server<'_>, load: &Load, seconds: u32) -> Result<f64> {
     let (duration, url) = (seconds.to_string(), server.url("/"));
     let arguments = [load.arguments, &["-D", &duration, &url]].concat();
     let output = tool(node, "h2load", &arguments).await?;

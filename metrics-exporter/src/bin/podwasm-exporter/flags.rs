@@ -8,6 +8,7 @@ use clap::{ArgAction, Parser};
 use podwasm_metrics_exporter::counts::Exclusion;
 use podwasm_metrics_exporter::daemon::LogFormat;
 use podwasm_metrics_exporter::exclude::{self, Rules};
+use podwasm_metrics_exporter::filter::Choice;
 
 /// Counts the requests of this node's pods, and publishes them for Prometheus and podwasm-scaler.
 ///
@@ -52,6 +53,9 @@ pub struct Flags {
     /// Does not count Prometheus' scrapes of pods either.
     #[arg(long)]
     pub exclude_scrapes: bool,
+    /// How the kernel tells which packets have to be looked at.
+    #[arg(long, value_enum, default_value_t)]
+    pub filter: Choice,
     /// How to write log lines. `RUST_LOG` says which: info by default.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,

@@ -43,7 +43,8 @@ async fn main() -> anyhow::Result<()> {
     serve_http(&flags, recent.clone()).await?;
     serve_counts(&flags, Feed::new(&node, recent)).await?;
 
-    let capture = Capture::start(table.clone(), flags.rules()).context("cannot start to capture")?;
+    let capture =
+        Capture::start(table.clone(), flags.rules(), flags.filter).context("cannot start to capture")?;
     let observer = Observer::new(capture, table);
     let runner = match preinstalled {
         Some(preinstalled) => Runner::preinstalled(observer, preinstalled),
