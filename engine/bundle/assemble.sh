@@ -1,12 +1,23 @@
 #!/usr/bin/env bash
-# Puts the bundle together: assemble.sh ENGINE OUTPUT   (runs in the build root)
+# Puts the two bundles together: assemble.sh ENGINE COMPILER OUTPUT   (runs in the build root)
+#
+# OUTPUT/bundle is what a container is given; OUTPUT/compiler stays on the node.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
-engine=$1 out=$2
+engine=$1 compiler=$2 output=$3
 system=/usr/lib/x86_64-linux-gnu
 
 main() {
+    out=$output/bundle
+    assemble_engine
+    finish
+    out=$output/compiler
+    assemble_compiler
+    finish
+}
+
+assemble_engine() {
     mkdir -p "$out/lib" "$out/module" "$out/plugins"
     install -m 0755 "$engine" "$out/engine"
     gcc -std=c11 -Os -Wall -Wextra -Werror -nostdlib -static -ffreestanding -fno-stack-protector \
@@ -14,9 +25,18 @@ main() {
         -o "$out/launch" "$here/../launch/launch.c"
     "$here/stub_llvm.sh" "$system/libwasmedge.so.0" "$out/lib/libLLVM.so.19.1"
     copy_libraries "$out/engine"
-    install -m 0755 "$system/ld-linux-x86-64.so.2" "$out/lib/"
-    for library in "$out"/lib/*; do finish_library "$library"; done
     redirect_loader "$out/lib/ld-linux-x86-64.so.2"
+}
+
+assemble_compiler() {
+    mkdir -p "$out/lib"
+    install -m 0755 "$compiler" "$out/compile"
+    copy_libraries "$out/compile"
+}
+
+finish() {
+    local library
+    for library in "$out"/lib/*; do finish_library "$library"; done
     find "$out" -type d -exec chmod 0755 {} +
     find "$out" -type f -name '*.so*' ! -name 'ld-linux*' -exec chmod 0644 {} +
     write_version
@@ -24,11 +44,12 @@ main() {
     (cd "$out" && find . -type f -printf '%s %P\n' | LC_ALL=C sort -k2 | awk '{sum += $1; printf "%9d %s\n", $1, $2} END {printf "%9d in all\n", sum}')
 }
 
-# All that the program needs and what that needs, by the names that are asked for. The stub is there already.
+# All that the program needs and what that needs, by the names that are asked for, but for what is there already (the
+# stand-in for LLVM).
 copy_libraries() {
     local name
     for name in $(needed "$1"); do
-        if [ ! -e "$out/lib/$name" ] && [ "$name" != ld-linux-x86-64.so.2 ]; then
+        if [ ! -e "$out/lib/$name" ]; then
             cp --dereference "$system/$name" "$out/lib/$name"
             copy_libraries "$out/lib/$name"
         fi

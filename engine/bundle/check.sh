@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the engine's code, and that the bundle is reproducible: builds it again from nothing, and compares the two.
+# Checks the engine's code, and that the bundles are reproducible: builds them again from nothing, and compares.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -14,9 +14,11 @@ echo "check: clippy"
 echo "check: building a second time, from nothing"
 rm -rf "$again"
 mkdir -p "$again"
-PODWASM_ENGINE_BUILD=$again/build "$here/build.sh" "$again/bundle"
+PODWASM_ENGINE_BUILD=$again/build "$here/build.sh" "$again"
 listing() { (cd "$1" && find . -printf '%P %y %m %s %T@\n' | LC_ALL=C sort); }
-diff <(listing "$repo/target/engine/bundle") <(listing "$again/bundle")
-diff --recursive "$repo/target/engine/bundle" "$again/bundle"
+for bundle in bundle compiler; do
+    diff <(listing "$repo/target/engine/$bundle") <(listing "$again/$bundle")
+    diff --recursive "$repo/target/engine/$bundle" "$again/$bundle"
+done
 rm -rf "$again"
-echo "check: both bundles are the same, to the bit"
+echo "check: both builds are the same, to the bit"

@@ -19,14 +19,16 @@ engine=(libwasmedge-dev gcc libc6-dev libclang1-19 clang-19 binutils patchelf)
 # The guests: C and Rust for wasm32-wasi, and wabt for the hand-written ones.
 guests=(wasmedge lld wasi-libc libclang-rt-19-dev-wasm32 cargo rustc libstd-rust-dev-wasm32 wabt)
 
-# Packages whose bytes end up in the bundle, or which write the bytes that do.
-pinned=(binutils-x86-64-linux-gnu gcc-14-x86-64-linux-gnu libc6 libc6-dev libfmt10 libgcc-14-dev
-    libgcc-s1 libspdlog1.15 libstdc++6 libwasmedge-dev libwasmedge0 libzstd1 patchelf zlib1g)
+# Packages whose bytes end up in a bundle, or which write the bytes that do.
+pinned=(binutils-x86-64-linux-gnu gcc-14-x86-64-linux-gnu libbsd0 libc6 libc6-dev libedit2 libffi8 libfmt10
+    libgcc-14-dev libgcc-s1 libllvm19 liblzma5 libmd0 libspdlog1.15 libstdc++6 libtinfo6 libwasmedge-dev
+    libwasmedge0 libxml2 libz3-4 libzstd1 patchelf zlib1g)
 
 main() {
     [ "$(id -u)" = 0 ] || die "root is needed to make a root folder"
+    # Changes when what makes the root does.
     local want
-    want=$(sha256sum "$0" | cut -c1-16)
+    want=$({ declare -p engine guests; declare -f make_root list_packages; } | sha256sum | cut -c1-16)
     if [ "$(cat "$root/podwasm-stamp" 2>/dev/null)" = "$want" ]; then
         echo "build root: $root is up to date"
     else

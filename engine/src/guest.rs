@@ -1,12 +1,12 @@
 //! Loads the module and runs it.
 
 use std::collections::HashMap;
-use std::error::Error;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::{fs, io, iter, mem};
 
 use podwasm_engine::header::{NotAModule, check_header};
-use podwasm_engine::line::quoted;
+use podwasm_engine::line::{line, quoted, with_causes};
 use podwasm_engine::outcome::Outcome;
 use podwasm_engine::resolver;
 use podwasm_engine::settings::{PAGE_BYTES, Settings};
@@ -24,10 +24,12 @@ use wasmedge_sdk::{
 use crate::folders::FolderError;
 use crate::plugins::{self, PluginError};
 use crate::process::Process;
-use crate::{heap, sockets, wasi};
+use crate::{compiled, faults, heap, sockets, streams, wasi};
 
 /// What a WASI command exports to be started by.
 const ENTRY: &str = "_start";
+/// The module's bytes, in its folder.
+const MODULE: &str = "module.wasm";
 /// What a guest calls the memory that WASI's functions read and write.
 const MEMORY: &str = "memory";
 /// The namespace of WASI's functions, and here also of WasmEdge's sockets.
@@ -62,16 +64,18 @@ enum StartError {
     UnknownImport(String),
 }
 
-/// Runs the module at this path until the guest ends.
-pub fn run(path: &Path, process: &Process, settings: &Settings) -> Outcome {
+/// Runs the module in this folder until the guest ends.
+pub fn run(folder: &Path, process: &Process, settings: &Settings) -> Outcome {
     // WasmEdge logs to stdout, which is the guest's.
     LogManager::log_off();
-    try_run(path, process, settings).unwrap_or_else(|error| Outcome::CannotStart(with_causes(&error)))
+    try_run(folder, process, settings).unwrap_or_else(|error| Outcome::CannotStart(with_causes(&error)))
 }
 
-fn try_run(path: &Path, process: &Process, settings: &Settings) -> Result<Outcome, StartError> {
-    let config = config(settings).map_err(StartError::Engine)?;
-    let module = load(path, &config)?;
+fn try_run(folder: &Path, process: &Process, settings: &Settings) -> Result<Outcome, StartError> {
+    let (module, config) = match load_compiled(folder, process, settings)? {
+        Some(loaded) => loaded,
+        None => load_interpreted(folder, settings)?,
+    };
     check_entry(&module)?;
     check_memory_limit(&module, settings)?;
     let mut plugins = plugins::load(&settings.plugins)?;
@@ -99,18 +103,46 @@ fn try_run(path: &Path, process: &Process, settings: &Settings) -> Result<Outcom
     Ok(outcome(end, &wasi))
 }
 
-/// The interpreter only: with it, WasmEdge ignores native code in a section of the module.
-fn config(settings: &Settings) -> WasmEdgeResult<Config> {
-    ConfigBuilder::new(CommonConfigOptions::new().interpreter_mode(true))
-        .with_runtime_config(RuntimeConfigOptions::new().max_memory_pages(settings.memory_pages))
-        .build()
+/// Where native code cannot be used, that is said, and the module is interpreted.
+fn load_compiled(
+    folder: &Path,
+    process: &Process,
+    settings: &Settings,
+) -> Result<Option<(Module, Config)>, StartError> {
+    let Some(path) = compiled::find(folder, settings) else {
+        return Ok(None);
+    };
+    let config = config(settings, false)?;
+    match compiled::load(&path, &config) {
+        Ok(module) => {
+            faults::expect(process.program());
+            Ok(Some((module, config)))
+        }
+        Err(error) => {
+            let (path, why) = (quoted(path.as_os_str().as_bytes()), with_causes(&error));
+            let message = format!("{path} cannot be loaded, so the module is interpreted: {why}");
+            streams::write_stderr(line(&message).as_bytes());
+            Ok(None)
+        }
+    }
 }
 
 /// Never hands a path to WasmEdge: it would load an ELF file as a library and so run native code of the image.
-fn load(path: &Path, config: &Config) -> Result<Module, StartError> {
-    let bytes = fs::read(path).map_err(StartError::Read)?;
+fn load_interpreted(folder: &Path, settings: &Settings) -> Result<(Module, Config), StartError> {
+    let config = config(settings, true)?;
+    let bytes = fs::read(folder.join(MODULE)).map_err(StartError::Read)?;
     check_header(&bytes)?;
-    Module::from_bytes(Some(config), bytes).map_err(StartError::Malformed)
+    let module = Module::from_bytes(Some(&config), bytes).map_err(StartError::Malformed)?;
+    Ok((module, config))
+}
+
+/// With the interpreter only, WasmEdge ignores native code in a section of the module.
+fn config(settings: &Settings, interpreter_only: bool) -> Result<Config, StartError> {
+    let pages = RuntimeConfigOptions::new().max_memory_pages(settings.memory_pages);
+    ConfigBuilder::new(CommonConfigOptions::new().interpreter_mode(interpreter_only))
+        .with_runtime_config(pages)
+        .build()
+        .map_err(StartError::Engine)
 }
 
 fn check_entry(module: &Module) -> Result<(), StartError> {
@@ -235,17 +267,4 @@ fn outcome<T>(end: WasmEdgeResult<T>, wasi: &WasiModule) -> Outcome {
         }
         Err(error) => Outcome::Trapped(error.to_string()),
     }
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let causes = iter::successors(error.source(), |&cause| cause.source());
-    // The SDK's errors repeat their cause as their own text.
-    causes.fold(error.to_string(), |text, cause| {
-        let cause = cause.to_string();
-        if text.ends_with(&cause) {
-            text
-        } else {
-            format!("{text}: {cause}")
-        }
-    })
 }

@@ -5,11 +5,15 @@
 //! is: how a run ends, how it is put into words, what the guest sees of its environment and of the
 //! file system.
 
+pub mod artifact;
+pub mod compiling;
 pub mod environment;
 pub mod header;
 pub mod line;
 pub mod outcome;
 pub mod preopens;
+pub mod proposal;
 pub mod resolver;
 pub mod services;
 pub mod settings;
+pub mod source;

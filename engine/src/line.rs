@@ -5,7 +5,9 @@
 //! reaches a pipe in one piece.
 #![warn(clippy::disallowed_methods, reason = "this module decides; it does no I/O")]
 
+use std::error::Error;
 use std::fmt::Write as _;
+use std::iter;
 
 /// The longest line, with its line feed: what POSIX writes to a pipe without interleaving is at least 512
 /// bytes, on Linux 4096.
@@ -16,7 +18,12 @@ const MAX_QUOTED_CHARS: usize = 160;
 
 /// A message with the project's name before it and a line feed behind it.
 pub fn line(message: &str) -> String {
-    let mut line = String::from("podwasm: ");
+    one_line("podwasm", message)
+}
+
+/// A message with a program's name before it and a line feed behind it.
+pub fn one_line(program: &str, message: &str) -> String {
+    let mut line = format!("{program}: ");
     for c in message.chars() {
         let before = line.len();
         push_escaped(&mut line, c);
@@ -28,6 +35,20 @@ pub fn line(message: &str) -> String {
     }
     line.push('\n');
     line
+}
+
+/// An error with its causes.
+pub fn with_causes(error: &dyn Error) -> String {
+    let causes = iter::successors(error.source(), |&cause| cause.source());
+    // WasmEdge's errors repeat their cause as their own text.
+    causes.fold(error.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.ends_with(&cause) {
+            text
+        } else {
+            format!("{text}: {cause}")
+        }
+    })
 }
 
 /// Bytes from the image in double quotes, shortened when there are too many.

@@ -1,4 +1,4 @@
-//! Runs `/.podwasm/module/module.wasm` as the first process of a container.
+//! Runs the module in `/.podwasm/module` as the first process of a container.
 //!
 //! The plugin mounts this program over the container's entrypoint, so its arguments, environment, working
 //! directory, user and open files are the guest's. It does not use Rust's own start-up code: that would open
@@ -9,6 +9,8 @@
     reason = "signals, file descriptors and WasmEdge's C functions; each use says why"
 )]
 
+mod compiled;
+mod faults;
 mod folders;
 mod guest;
 mod heap;
@@ -28,8 +30,8 @@ use podwasm_engine::outcome::Outcome;
 
 use process::Process;
 
-/// Where the plugin mounts the module.
-const MODULE: &str = "/.podwasm/module/module.wasm";
+/// Where the plugin mounts the module's folder.
+const FOLDER: &str = "/.podwasm/module";
 
 // SAFETY: the C library calls the one `main` of the program, and no library here defines another.
 #[unsafe(no_mangle)]
@@ -50,5 +52,5 @@ fn run(process: &Process) -> Result<Outcome, String> {
     signals::end_on_request(settings.drain)
         .map_err(|error| format!("there can be no thread to wait for signals: {error}"))?;
     names::use_files_and_dns();
-    Ok(guest::run(MODULE.as_ref(), process, &settings))
+    Ok(guest::run(FOLDER.as_ref(), process, &settings))
 }

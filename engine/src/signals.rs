@@ -126,6 +126,8 @@ fn handle(signal: c_int, handler: extern "C" fn(c_int)) -> libc::sigaction {
     unsafe {
         let (mut action, mut before): (libc::sigaction, libc::sigaction) = (mem::zeroed(), mem::zeroed());
         action.sa_sigaction = handler as *const () as usize;
+        // The guest may have used up its own stack.
+        action.sa_flags = libc::SA_ONSTACK;
         libc::sigaction(signal, &raw const action, &raw mut before);
         before
     }

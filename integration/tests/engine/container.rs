@@ -14,6 +14,8 @@ use nix::sys::signal::Signal;
 use nix::unistd::{Pid, geteuid};
 use tempfile::TempDir;
 
+use crate::compiler;
+
 /// The entrypoint, as `args[0]` unless a test says otherwise.
 pub const ENTRYPOINT: &str = "/app.wasm";
 
@@ -38,6 +40,9 @@ const SCRIPT: &str = r#"
     eval "exec \"\$@\" $redirect"
 "#;
 
+/// Whose native code the engine is told to use.
+pub const BUILD: &str = "0123456789abcdef";
+
 /// What is yet to be started.
 pub struct Container {
     root: TempDir,
@@ -60,7 +65,7 @@ pub struct Container {
 pub struct Running {
     process: Child,
     _root: TempDir,
-    _module: TempDir,
+    module: TempDir,
     _plugins: TempDir,
 }
 
@@ -201,6 +206,26 @@ impl Container {
         self
     }
 
+    /// These bytes as the module.
+    pub fn module(self, bytes: &[u8]) -> Self {
+        fs::write(self.module.path().join("module.wasm"), bytes).expect("a file in the module's folder");
+        self
+    }
+
+    /// With native code of the module beside it, which the engine is told to use.
+    pub fn compiled(self, tier: &str) -> Self {
+        let module = fs::read(self.module.path().join("module.wasm")).expect("the module is there");
+        let code = compiler::compile(tier, &module);
+        self.beside(&format!("{BUILD}-{tier}.so"), &code)
+            .setting(&format!("compiled={BUILD}"))
+    }
+
+    /// A file in the module's folder.
+    pub fn beside(self, name: &str, bytes: &[u8]) -> Self {
+        fs::write(self.module.path().join(name), bytes).expect("a file in the module's folder");
+        self
+    }
+
     /// Removes the module, so that there is nothing to run.
     pub fn without_module(self) -> Self {
         fs::remove_file(self.module.path().join("module.wasm")).expect("the module is there");
@@ -213,7 +238,7 @@ impl Container {
         Running {
             process,
             _root: self.root,
-            _module: self.module,
+            module: self.module,
             _plugins: self.plugins,
         }
     }
@@ -282,6 +307,23 @@ impl Container {
 }
 
 impl Running {
+    /// A file that comes into the module's folder, whole.
+    pub fn receives(&self, name: &str, bytes: &[u8]) {
+        let folder = self.module.path();
+        fs::write(folder.join("coming"), bytes).expect("a file in the module's folder");
+        fs::rename(folder.join("coming"), folder.join(name)).expect("a new name for it");
+    }
+
+    /// Waits for its end.
+    pub fn ends(self) -> Ended {
+        Ended::new(
+            &self
+                .process
+                .wait_with_output()
+                .expect("the container was started"),
+        )
+    }
+
     /// Waits until the guest has said this on stdout.
     pub fn says(&mut self, expected: &str) {
         use std::io::Read as _;
@@ -371,7 +413,7 @@ pub fn bytes(bytes: &[u8]) -> &OsStr {
     OsStr::from_bytes(bytes)
 }
 
-fn temporary() -> TempDir {
+pub fn temporary() -> TempDir {
     let temporary = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary folder");
     fs::set_permissions(temporary.path(), fs::Permissions::from_mode(0o755)).expect("a mode for a folder");
     temporary
@@ -386,11 +428,11 @@ fn bundle() -> PathBuf {
     bundle
 }
 
-fn guest_file(name: &str) -> PathBuf {
+pub fn guest_file(name: &str) -> PathBuf {
     target().join("guests").join(name)
 }
 
-fn target() -> PathBuf {
+pub fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../target")
         .canonicalize()

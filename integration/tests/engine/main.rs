@@ -5,6 +5,8 @@
 //! cargo test -p podwasm-integration --test engine -- --ignored
 //! ```
 
+mod compiled;
+mod compiler;
 mod container;
 mod ends;
 mod files;
