@@ -445,6 +445,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const PATIENCE: Patience = Patience {
         stale_after: Duration::from_secs(3),
@@ -934,5 +935,100 @@ mod tests {
                 pods: 1
             }
         );
+    }
+
+    /// What may happen to a fleet.
+    #[derive(Clone, Debug)]
+    enum Event {
+        Connected(u16),
+        Disconnected(u16),
+        Listed(BTreeSet<u16>),
+        Update(u16, pb::Update),
+        Wait(u64),
+    }
+
+    fn a_reading() -> impl Strategy<Value = pb::Reading> {
+        (0..4_u32, any::<u64>(), 0..2_u64, -1..4_i32).prop_map(|(id, requests, tls_connections, state)| {
+            pb::Reading {
+                id,
+                requests: requests >> (requests % 64),
+                tls_connections,
+                state,
+            }
+        })
+    }
+
+    fn a_pod() -> impl Strategy<Value = pb::Pod> {
+        let past = prop::collection::vec(any::<u64>().prop_map(|number| number >> (number % 64)), 0..5);
+        (a_reading(), any::<u64>(), past).prop_map(|(reading, since_ms, past)| pb::Pod {
+            since_ms: since_ms >> (since_ms % 64),
+            past,
+            ..pb::Pod {
+                reading: Some(reading),
+                ..pod(reading.id, 0)
+            }
+        })
+    }
+
+    fn an_event() -> impl Strategy<Value = Event> {
+        let updates = (
+            (
+                0..3_u16,
+                0..3_u16,
+                0..2_u64,
+                any::<u32>(),
+                any::<bool>(),
+                any::<bool>(),
+            ),
+            prop::collection::vec(a_pod(), 0..3),
+            prop::collection::vec(a_reading(), 0..3),
+        );
+        let updates = updates.prop_map(
+            |((from, node, run, read_ms, more, is_blind), started, readings)| {
+                let unknown = if is_blind {
+                    "blind".to_owned()
+                } else {
+                    String::new()
+                };
+                let said = pb::Update {
+                    read_ms: read_ms.into(),
+                    more,
+                    unknown,
+                    started,
+                    readings,
+                    ..update(node, run)
+                };
+                Event::Update(from, said)
+            },
+        );
+        prop_oneof![
+            1 => (0..3_u16).prop_map(Event::Connected),
+            1 => (0..3_u16).prop_map(Event::Disconnected),
+            1 => prop::collection::btree_set(0..3_u16, 0..4).prop_map(Event::Listed),
+            4 => updates,
+            1 => (0..700_000_u64).prop_map(|ms| Event::Wait(ms >> (ms % 20))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_a_rate_is_a_rate(events in prop::collection::vec(an_event(), 0..60)) {
+            for partial in [Partial::Affected, Partial::Answer, Partial::Refuse] {
+                let mut cluster = Cluster::of([0, 1]).with(partial);
+                for event in events.clone() {
+                    match event {
+                        Event::Connected(node) => cluster.fleet.connected(address(node)),
+                        Event::Disconnected(node) => cluster.fleet.disconnected(address(node), "lost".to_owned()),
+                        Event::Listed(nodes) => drop(cluster.fleet.listed(&nodes.into_iter().map(address).collect(), cluster.now)),
+                        Event::Update(node, update) => cluster.says(node, update),
+                        Event::Wait(ms) => drop(cluster.wait(ms)),
+                    }
+                    for trigger in ["workload: web; window: 1s", "selector: app; panicWindow: 6s"] {
+                        let rate = cluster.ask(trigger);
+                        prop_assert!(rate.clone().is_ok_and(|rate| rate >= 0.0 && rate.is_finite()) || rate.is_err(), "{:?}", rate);
+                    }
+                }
+            }
+        }
     }
 }
