@@ -1,78 +1,73 @@
-//! What a Wasm container costs on a node, beside a native one and beside crun's own Wasm handler, and what the plugin costs
-//! the containers that it does not touch. All variants take turns within one run, so that they share what the machine
-//! does meanwhile; docs/benchmarks.md says how to read the result.
+//! What a Wasm container costs and gives, beside a native one and beside crun's own Wasm handler, and what the plugin costs the
+//! containers that it does not touch. All that is compared takes turns within one run, so that it shares what the machine does
+//! meanwhile; docs/benchmarks.md says how to read the result.
 
+mod arrival;
+mod bar;
+mod bare;
+mod cache;
+mod chart;
+mod compiler;
+mod compute;
 mod cpu;
+mod density;
+mod histogram;
+mod http;
+mod latency;
 mod machine;
+mod mappings;
+mod memory;
+mod module;
 mod output;
-mod overhead;
+mod parts;
 mod pods;
 mod report;
+mod section;
+mod start;
 mod stats;
+mod table;
 mod variant;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use clap::{Parser, ValueEnum};
-use cpu::Meter;
+use clap::{Parser, ValueEnum as _};
 use machine::Machine;
-use pods::Ground;
+use parts::{Asked, Part, Run, Sizes};
 use podwasm_integration::node::{Flavor, Node, Runtime};
-use report::{AtOnce, Report};
-use std::path::PathBuf;
+use report::Report;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
-use variant::Images;
 
-/// Compares podwasm with native containers and with crun's own WasmEdge handler, on throw-away nodes.
+/// Compares podwasm with native containers and with crun's own WasmEdge handler.
 #[derive(Parser)]
 #[command(name = "podwasm-bench")]
 struct Arguments {
-    /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["one-by-one", "at-once", "latency"])]
+    /// What to measure, instead of everything.
+    #[arg(long, value_enum, value_delimiter = ',')]
     parts: Vec<Part>,
     /// Whose containerd.
     #[arg(long, value_enum, default_value_t = Flavor::Trixie)]
     containerd: Flavor,
-    /// The runtime on which the plugin's latency is measured; pods are run on both.
+    /// The runtime on which the plugin's latency is measured.
     #[arg(long, value_enum, default_value_t = Runtime::Runc)]
     runtime: Runtime,
-    /// Pods of each variant, one by one.
-    #[arg(long, default_value_t = 30)]
-    rounds: usize,
-    /// Pods of each variant that are run before what counts.
-    #[arg(long, default_value_t = 2)]
-    warm_up: usize,
-    /// Pods at once.
-    #[arg(long, default_value_t = 100)]
-    pods: usize,
-    /// How often each variant has that many pods at once.
-    #[arg(long, default_value_t = 2)]
-    bursts: usize,
-    /// Native containers created with the plugin, and as many without.
-    #[arg(long, default_value_t = 500)]
-    creations: usize,
+    #[command(flatten)]
+    sizes: Asked,
     /// Also write all measured values to this file.
     #[arg(long)]
     json: Option<PathBuf>,
-}
-
-/// What can be measured.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
-enum Part {
-    /// Many pods started together.
-    AtOnce,
-    /// The latency that the plugin adds to the creation of a native container.
-    Latency,
-    /// One pod after another.
-    OneByOne,
+    /// Also draw a chart into this file, as SVG.
+    #[arg(long)]
+    chart: Option<PathBuf>,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let arguments = Arguments::parse();
-    ensure!(
-        arguments.rounds > 0 && arguments.pods > 0 && arguments.bursts > 0 && arguments.creations > 0,
-        "nothing can be measured zero times"
-    );
+    let mut arguments = Arguments::parse();
+    ensure!(!arguments.sizes.has_zero(), "nothing can be measured zero times");
+    if arguments.parts.is_empty() {
+        arguments.parts = Part::value_variants().to_vec();
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     // Nodes end with the handles on them, which are dropped with whatever is measured when a signal comes first.
     let report = tokio::select! {
@@ -83,65 +78,48 @@ async fn main() -> Result<()> {
             bail!("interrupted")
         }
     };
-    println!("{report}");
+    print!("{report}");
     if let Some(path) = &arguments.json {
-        let json = serde_json::to_string(&report)?;
-        std::fs::write(path, json + "\n").with_context(|| format!("write {}", path.display()))?;
+        write(path, &(serde_json::to_string(&report)? + "\n"))?;
     }
+    if let Some(path) = &arguments.chart {
+        let panels = report.sections.iter().flat_map(|section| &section.panels);
+        write(path, &chart::draw(panels))?;
+    }
+    ensure!(
+        report.failures.is_empty(),
+        "{} parts failed",
+        report.failures.len()
+    );
     Ok(())
 }
 
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+}
+
+/// A part that fails does not keep the others from being measured.
 async fn measure(arguments: &Arguments) -> Result<Report> {
-    let wants = |part| arguments.parts.contains(&part);
+    let start = Instant::now();
     let node = Node::start(arguments.containerd, Runtime::Runc).await?;
     let mut report = Report {
         machine: Machine::of(&node).await?,
-        load_after: String::new(),
-        idle: None,
-        one_by_one: None,
-        at_once: None,
-        latency: None,
+        sections: Vec::new(),
+        failures: Vec::new(),
     };
-    if wants(Part::OneByOne) || wants(Part::AtOnce) {
-        let outcome = run_pods(&node, arguments, &mut report).await;
-        outcome.with_context(|| node.log_tails())?;
+    let run = Run::new(&node, arguments.runtime, Sizes::of(&arguments.sizes))?;
+    for part in &arguments.parts {
+        match run.measure(*part).await {
+            Ok(section) => report.sections.push(section),
+            Err(error) => {
+                let failure = format!("{part:?} failed: {error:#}");
+                eprintln!("{failure}\nits logs are in {}", node.logs().display());
+                report.failures.push(failure);
+            }
+        }
     }
+    drop(run);
     node.stop().await?;
-    if wants(Part::Latency) {
-        let Arguments {
-            containerd,
-            runtime,
-            creations,
-            ..
-        } = *arguments;
-        report.latency = Some(overhead::measure(containerd, runtime, creations).await?);
-    }
-    report.load_after = machine::load()?;
+    report.machine.after(start.elapsed()).await?;
     Ok(report)
-}
-
-async fn run_pods(node: &Node, arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let _plugin = node
-        .start_podwasm_as(|command| _ = command.env("RUST_LOG", "info"))
-        .await?;
-    let images = Images::on(node).await?;
-    let meter = Meter::of(node).await?;
-    report.idle = Some(meter.idle());
-    let ground = Ground {
-        node,
-        images: &images,
-        meter: &meter,
-    };
-    ground.rounds(arguments.warm_up, 1, "warm-up").await?;
-    if arguments.parts.contains(&Part::OneByOne) {
-        report.one_by_one = Some(ground.rounds(arguments.rounds, 1, "one by one").await?);
-    }
-    if arguments.parts.contains(&Part::AtOnce) {
-        let pods = arguments.pods;
-        let rows = ground
-            .rounds(arguments.bursts, pods, &format!("{pods} at once"))
-            .await?;
-        report.at_once = Some(AtOnce { pods, rows });
-    }
-    Ok(())
 }

@@ -1,9 +1,12 @@
 //! Pods with one container that says hello: one by one, and many at once.
 
+use crate::bar::Check;
 use crate::cpu::{Meter, Reading};
 use crate::output::{self, Moment};
+use crate::section::{Better, Panel, Section, Who};
 use crate::stats::{Values, milliseconds};
-use crate::variant::{Images, VARIANTS, Variant};
+use crate::table::Table;
+use crate::variant::{Handler, Images, VARIANTS, Variant};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::join_all;
 use podwasm_integration::node::Node;
@@ -142,4 +145,132 @@ async fn finish(container: &ContainerHandle<'_>) -> Result<()> {
     let code = container.wait_exit().await?;
     ensure!(code == 0, "hello ended with {code}");
     container.remove().await
+}
+
+/// One pod after another: what counts is the time to the first output.
+pub fn one_by_one(rows: &[Row], idle: f64) -> Result<Section> {
+    let pods = rows.first().map_or(0, |row| row.pod_cpu_milliseconds.count());
+    let mut section = Section::new(format!("One by one, {pods} pods each"), &rows)?;
+    section.notes.push(how_to_read(idle));
+    let mut table = Table::new([
+        "",
+        "runtime",
+        "create → output ms",
+        "p10–p90",
+        "CPU/container ms",
+        "CPU/pod ms",
+    ]);
+    for row in rows {
+        let output = &row.first_output_milliseconds;
+        table.row([
+            row.variant.name().to_owned(),
+            row.variant.runtime.to_string(),
+            relative(rows, row, |row| &row.first_output_milliseconds),
+            format!("{:.1}–{:.1}", output.percentile(10), output.percentile(90)),
+            relative(rows, row, |row| &row.container_cpu_milliseconds),
+            relative(rows, row, |row| &row.pod_cpu_milliseconds),
+        ]);
+    }
+    section.tables.push(table);
+    section.checks = checks(rows, "create → first output", [1.03, 0.75], |row| {
+        &row.first_output_milliseconds
+    });
+    section.panels.push(panel(
+        rows,
+        "Create → first output, one by one, on crun",
+        |row| &row.first_output_milliseconds,
+    ));
+    Ok(section)
+}
+
+/// Many pods at once: what counts is the CPU time of each.
+pub fn at_once(rows: &[Row], pods: usize, idle: f64) -> Result<Section> {
+    let bursts = rows.first().map_or(0, |row| row.pod_cpu_milliseconds.count());
+    let mut section = Section::new(format!("{pods} pods at once, {bursts} times each"), &rows)?;
+    section.notes.push(how_to_read(idle));
+    let mut table = Table::new([
+        "",
+        "runtime",
+        "create → output ms",
+        "p90",
+        "until the last ms",
+        "CPU/container ms",
+        "CPU/pod ms",
+    ]);
+    for row in rows {
+        table.row([
+            row.variant.name().to_owned(),
+            row.variant.runtime.to_string(),
+            relative(rows, row, |row| &row.first_output_milliseconds),
+            format!("{:.0}", row.first_output_milliseconds.percentile(90)),
+            relative(rows, row, |row| &row.all_output_milliseconds),
+            relative(rows, row, |row| &row.container_cpu_milliseconds),
+            relative(rows, row, |row| &row.pod_cpu_milliseconds),
+        ]);
+    }
+    section.tables.push(table);
+    let what = format!("CPU per pod, {pods} at once");
+    section.checks = checks(rows, &what, [1.05, 0.9], |row| &row.pod_cpu_milliseconds);
+    section
+        .panels
+        .push(panel(rows, &format!("{what}, on crun"), |row| {
+            &row.pod_cpu_milliseconds
+        }));
+    Ok(section)
+}
+
+fn how_to_read(idle: f64) -> String {
+    format!(
+        "Medians (× native on the same runtime). CPU time is the whole node's, less the {:.1} ms/s that it uses when idle.",
+        idle * 1e3
+    )
+}
+
+/// podwasm against native on each runtime, and against the peer on the one that has it.
+fn checks(rows: &[Row], what: &str, [native, peer]: [f64; 2], of: fn(&Row) -> &Values) -> Vec<Check> {
+    let podwasm = rows.iter().filter(|row| row.variant.handler == Handler::Podwasm);
+    let against_native = podwasm.map(|row| {
+        let what = format!("{what} on {}, against native", row.variant.runtime);
+        let ratio = of(row).median() / median(rows, row.variant.native(), of);
+        Check::at_most(native, " ×", what, ratio)
+    });
+    let [ours, peers] = [Variant::PODWASM_ON_CRUN, Variant::PEER].map(|variant| median(rows, variant, of));
+    let against_peer = Check::at_most(
+        peer,
+        " ×",
+        format!("{what} on crun, against the peer"),
+        ours / peers,
+    );
+    against_native.chain([against_peer]).collect()
+}
+
+fn panel(rows: &[Row], title: &str, of: fn(&Row) -> &Values) -> Panel {
+    let bars = [
+        (Who::Native, Variant::PODWASM_ON_CRUN.native()),
+        (Who::Podwasm, Variant::PODWASM_ON_CRUN),
+        (Who::Peer, Variant::PEER),
+    ];
+    Panel {
+        title: title.to_owned(),
+        unit: " ms",
+        better: Better::Less,
+        bars: bars.map(|(who, variant)| (who, median(rows, variant, of))).into(),
+    }
+}
+
+fn median(rows: &[Row], variant: Variant, of: fn(&Row) -> &Values) -> f64 {
+    let row = rows.iter().find(|row| row.variant == variant);
+    row.map_or(f64::NAN, |row| of(row).median())
+}
+
+/// A median, and how many times the native one on the same runtime it is.
+fn relative(rows: &[Row], row: &Row, of: fn(&Row) -> &Values) -> String {
+    let mine = of(row).median();
+    match row.variant.handler {
+        Handler::Native => format!("{mine:.1}"),
+        _ => format!(
+            "{mine:.1} (× {:.2})",
+            mine / median(rows, row.variant.native(), of)
+        ),
+    }
 }

@@ -1,5 +1,6 @@
-//! What is compared: the same hello world as a native program and as a module, by the ways that a node can run it.
+//! What is compared: a hello world as a native program and as a module, by the ways that a node can run it.
 
+use crate::cache;
 use anyhow::{Context as _, Result};
 use podwasm_integration::cri::PodBuilder;
 use podwasm_integration::node::{Node, Runtime, target};
@@ -20,7 +21,7 @@ pub struct Variant {
 pub enum Handler {
     /// crun itself, with the `WasmEdge` it is linked to: needs crun, a line in containerd's config and an annotation.
     CrunWasmedge,
-    /// The kernel: a static C program.
+    /// The kernel: busybox.
     Native,
     /// podwasm's engine, over the entrypoint.
     Podwasm,
@@ -36,6 +37,9 @@ pub const VARIANTS: [Variant; 5] = [
 ];
 
 impl Variant {
+    pub const PEER: Self = Self::new(Handler::CrunWasmedge, Runtime::Crun);
+    pub const PODWASM_ON_CRUN: Self = Self::new(Handler::Podwasm, Runtime::Crun);
+
     const fn new(handler: Handler, runtime: Runtime) -> Self {
         Self { handler, runtime }
     }
@@ -79,23 +83,17 @@ pub struct Images {
 }
 
 impl Images {
-    /// Pushes both and pulls them.
+    /// Pulls both, and waits until podwasm has compiled the module, where it runs.
     pub async fn on(node: &Node) -> Result<Self> {
-        let image = |path, guest| {
-            anyhow::Ok(
-                Image::linux()
-                    .program(path, read_guest(guest)?)
-                    .entrypoint([path]),
-            )
-        };
-        let images = Self {
-            native: node.push("native", &image("/app", "native")?).await?,
-            wasm: node.push("wasm", &image("/app.wasm", "guest.wasm")?).await?,
-        };
-        for image in [&images.native, &images.wasm] {
+        let module = read_guest("guest.wasm")?;
+        let image = Image::linux().program("/app.wasm", module.clone());
+        let wasm = node.push("wasm", &image.entrypoint(["/app.wasm"])).await?;
+        let native = node.busybox().to_owned();
+        for image in [&native, &wasm] {
             node.cri().pull(image).await?;
         }
-        Ok(images)
+        cache::wait_optimised(node, &module).await?;
+        Ok(Self { native, wasm })
     }
 
     /// The image of the native program.
@@ -103,17 +101,26 @@ impl Images {
         &self.native
     }
 
+    /// The image of the module.
+    pub fn wasm(&self) -> &str {
+        &self.wasm
+    }
+
     /// Creates the container of a pod.
     pub async fn create<'a>(&self, variant: Variant, pod: &PodHandle<'a>) -> Result<ContainerHandle<'a>> {
-        let image = match variant.handler {
-            Handler::Native => &self.native,
-            Handler::CrunWasmedge | Handler::Podwasm => &self.wasm,
+        let container = pod.container("hello").without_pull();
+        let container = match variant.handler {
+            Handler::Native => container
+                .image(&self.native)
+                .command(["echo", "hello from busybox"]),
+            Handler::CrunWasmedge | Handler::Podwasm => container.image(&self.wasm),
         };
-        pod.container("hello").image(image).without_pull().create().await
+        container.create().await
     }
 }
 
-fn read_guest(name: &str) -> Result<Vec<u8>> {
+/// A file that `integration/guests/build.sh` has made.
+pub fn read_guest(name: &str) -> Result<Vec<u8>> {
     let path = target().join("guests").join(name);
     std::fs::read(&path).with_context(|| format!("read {}: run `make guests`", path.display()))
 }
