@@ -5,9 +5,11 @@ SHELL := /bin/bash
 
 # Debian packages that Rust, the root folders and the lints need on this machine.
 PACKAGES := gcc iproute2 libc6-dev mmdebstrap procps python3-pip shellcheck util-linux
-SCRIPTS := $(wildcard */*.sh */*/*.sh)
+SCRIPTS := $(wildcard */*.sh */*/*.sh */*/*/*.sh)
 # Node tests start pods by the dozen: more at once than this only makes them wait for each other.
 NODE_TEST_THREADS ?= 4
+# Options of `make bench`; with --quick it takes two minutes, and says whether the benchmarks work.
+BENCH ?= --chart docs/benchmarks.svg --json target/bench.json
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
@@ -22,9 +24,10 @@ demo: setup engine guests roots ## Run a pod of native and Wasm containers on a 
 
 test: setup lint docs unit engine-check guests roots node-tests ## Everything: lints, unit tests, tests on real nodes
 
-bench: setup engine guests roots ## Compare podwasm with native containers and crun's WasmEdge handler
+bench: PACKAGES += wrk
+bench: setup engine guests roots ## Compare podwasm with native containers and crun's WasmEdge: a report in Markdown, and its chart
 	cargo build --quiet --release -p podwasm -p podwasm-integration
-	target/release/podwasm-bench
+	target/release/podwasm-bench $(BENCH)
 
 lint: setup ## Formatting, clippy and shellcheck
 	cargo fmt --all --check
