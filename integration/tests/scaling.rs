@@ -108,9 +108,11 @@ on_nodes! {
         let label = format!("pod=\"{}\"", metadata.name);
         let counted = node.settled_metric(exporter, "podwasm_requests_total", &[&label]).await?;
         ensure!((counted - f64::from(sent?)).abs() < 0.5, "{counted} were counted");
-        let path = "/api/v1/namespaces/shop/workloads/told";
-        let told: Value = serde_json::from_slice(&node.http(exporter.http().parse()?, path).await?.body)?;
+        let (path, location) = sample_location()?;
+        let path = path.replace("/web", "/told");
+        let told: Value = serde_json::from_slice(&node.http(exporter.http().parse()?, &path).await?.body)?;
         assert_eq!(told["requests"].as_f64(), Some(counted), "{told}");
+        ensure!(told.pointer(&location).is_some_and(Value::is_number), "no {location} in {told}");
         ensure!(keda.rate(&by_label).await?.as_f64().is_some_and(|rate| rate > 1.0));
 
         let mut theirs = trigger.clone();
@@ -367,15 +369,15 @@ async fn prometheus_gives_the_rate_that_was_sent() -> Result<()> {
     let _prometheus = node.spawn("prometheus", command)?;
     let (_pod, server) = web(&node, "web").await?;
     let query = sample_query()?;
-    let told = async || {
-        let path = format!("/api/v1/query?query={}", percent_encoded(&query));
+    let ask = async |query: &str| {
+        let path = format!("/api/v1/query?query={}", percent_encoded(query));
         let answer = node.http(address.parse()?, &path).await?;
-        let answer: Value = serde_json::from_slice(&answer.body)?;
-        Ok::<_, anyhow::Error>(
-            answer["data"]["result"][0]["value"][1]
-                .as_str()
-                .and_then(|rate| rate.parse::<f64>().ok()),
-        )
+        Ok::<Value, anyhow::Error>(serde_json::from_slice(&answer.body)?)
+    };
+    let told = async || {
+        let answer = ask(&query).await?;
+        let rate = answer["data"]["result"][0]["value"][1].as_str();
+        Ok::<_, anyhow::Error>(rate.and_then(|rate| rate.parse::<f64>().ok()))
     };
     until(
         "the series is there before the first request",
@@ -383,6 +385,11 @@ async fn prometheus_gives_the_rate_that_was_sent() -> Result<()> {
         async || Ok(told().await.ok().flatten().filter(|&rate| rate == 0.0)),
     )
     .await?;
+
+    for query in dashboard_queries()? {
+        let answer = ask(&query).await?;
+        ensure!(answer["status"] == "success", "{query}: {answer}");
+    }
 
     let start = now();
     let watch = async {
@@ -417,11 +424,11 @@ async fn exporters_are_found_by_name() -> Result<()> {
     let hosts = node.path("/etc/hosts");
     let localhost = std::fs::read_to_string(&hosts)?;
     let lead_to = |addresses: &[&str]| {
-        let lines: String = addresses
+        let lines: Vec<_> = addresses
             .iter()
             .map(|address| format!("{address} exporters.test\n"))
             .collect();
-        std::fs::write(&hosts, localhost.clone() + &lines)
+        std::fs::write(&hosts, localhost.clone() + &lines.concat())
     };
     lead_to(&["127.0.0.1"])?;
     let name = format!("exporters.test:{port}");
@@ -501,8 +508,38 @@ fn sample_query() -> Result<String> {
     Ok(query.context("a query")?.to_owned())
 }
 
+/// The path in the sample for KEDA's `metrics-api` trigger, and where the number is in the answer.
+fn sample_location() -> Result<(String, String)> {
+    let sample: Value =
+        serde_saphyr::from_str(include_str!("../../deploy/samples/scaledobject-metrics-api.yaml"))?;
+    let metadata = &sample["spec"]["triggers"][0]["metadata"];
+    let url = metadata["url"].as_str().context("a url")?;
+    let (_, path) = url.split_once(":9466").context("the exporter's port")?;
+    let location = metadata["valueLocation"].as_str().context("a location")?;
+    Ok((path.to_owned(), format!("/{}", location.replace('.', "/"))))
+}
+
+/// What the dashboard asks, with its variables set.
+fn dashboard_queries() -> Result<Vec<String>> {
+    let dashboard: Value = serde_json::from_str(include_str!("../../deploy/samples/grafana-dashboard.json"))?;
+    let panels = dashboard["panels"].as_array().context("panels")?;
+    let targets = panels
+        .iter()
+        .filter_map(|panel| panel["targets"].as_array())
+        .flatten();
+    let queries = targets.filter_map(|target| target["expr"].as_str());
+    let set = |query: &str| {
+        let query = query.replace("$__rate_interval", "1m");
+        query.replace("$namespace", ".*").replace("$workload", ".*")
+    };
+    let queries: Vec<_> = queries.map(set).collect();
+    ensure!(queries.len() == panels.len(), "a panel without a query");
+    Ok(queries)
+}
+
 fn percent_encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let bytes: Vec<_> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    bytes.concat()
 }
 
 /// KEDA comes with a certificate, as from a `TriggerAuthentication`; who has none is not answered.
