@@ -22,8 +22,9 @@ use podwasm_engine::line::{one_line, with_causes};
 use podwasm_engine::source::{self, Source, SourceError};
 use thiserror::Error;
 
-/// What is written, in the working directory.
-const OUTPUT: &str = "module.so";
+/// What is written, in the working directory. WasmEdge makes names absolute, and the way from the root down to where the daemon
+/// has compilers work is closed to their user; through this link there is none to walk.
+const OUTPUT: &str = "/proc/self/cwd/module.so";
 
 /// The most that is read. WasmEdge counts the bytes of a module in 32 bits, and nothing near this can be compiled in a
 /// node's memory.
