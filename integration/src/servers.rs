@@ -27,6 +27,7 @@ http {
         listen 8080 backlog=4096;
         listen [::]:8080 backlog=4096;
         location / { proxy_pass http://unix:/tmp/inner.sock; }
+        location /discard { return 200 'gone\n'; }
     }
     server {
         listen unix:/tmp/inner.sock backlog=4096;

@@ -248,6 +248,48 @@ on_nodes! {
         other.pod.remove().await?;
     }
 
+    async fn bodies_that_are_skipped_in_the_kernel(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::nginx(node).await?;
+        let url = server.url("/discard");
+        // 100 MB of request lines, three times over one connection, with small requests between.
+        let script = format!(
+            "yes 'GET / HTTP/1.1' | head -c 100000000 >/tmp/lines &&
+             curl -sf -o /dev/null -T /tmp/lines {url} -T /tmp/lines {url} -T /tmp/lines {url} &&
+             curl -sf -o /dev/null {url} -T /tmp/lines {url} {url}"
+        );
+        tool(node, "sh", &["-c", &script]).await?;
+        check(exporter, &server.pod, 6, "large bodies").await?;
+        server.pod.remove().await?;
+    }
+
+    async fn tls_is_counted_by_connection(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::nginx(node).await?;
+        for _ in 0..3 {
+            let url = format!("https://{}/", server.address);
+            ensure!(tool(node, "curl", &["-sk", &url]).await.is_err(), "nginx speaks no TLS here");
+        }
+        tool(node, "curl", &["-sf", &server.url("/")]).await?;
+        check(exporter, &server.pod, 1, "beside TLS").await?;
+        assert_eq!(metric(exporter, &server.pod, "podwasm_tls_connections_total", "").await?, 3);
+        server.pod.remove().await?;
+    }
+
+    async fn the_plain_filter_counts_the_same(node: &Node) {
+        let best = node.exporter().await?;
+        let plain = node.start_exporter(["--filter", "classic"]).await?;
+        let server = Server::nginx(node).await?;
+        tool(node, "h2load", &["--h1", "-n", "5000", "-c", "20", "-m", "4", &server.url("/")]).await?;
+        tool(node, "curl", &["-s", "-o", "/dev/null", "-T", "/tmp/megabyte", &server.url("/")]).await?;
+        for (exporter, filter) in [(best, "program"), (&plain, "classic")] {
+            check(exporter, &server.pod, 5_001, filter).await?;
+            let log = std::fs::read_to_string(exporter.process().log())?;
+            ensure!(log.contains(&format!("filter=\"{filter}\"")), "{log}");
+        }
+        server.pod.remove().await?;
+    }
+
     async fn connections_that_were_there_before_are_picked_up(node: &Node) {
         let server = Server::nginx(node).await?;
         let mut client = node.connect(server.address).await?;

@@ -1,6 +1,6 @@
 //! Looks at the traffic of pods: one packet socket in each pod's network namespace, and one thread that reads them all.
 //!
-//! The thread wakes up at most every [`TICK`], however much traffic there is, and finds all of it in the sockets' buffers: waking
+//! The thread wakes up some times a second, however much traffic there is, and finds all of it in the sockets' buffers: waking
 //! up costs more than reading a packet. Joining a namespace and reading what was there before can take a while, so it is
 //! done in another thread.
 
@@ -30,7 +30,11 @@ use crate::socket::{Batch, PacketSocket};
 use crate::tally::Tally;
 
 /// How often sockets are read at most.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = Duration::from_millis(50);
+/// The same when there is much to read, so that the sockets' buffers do not fill up.
+const BUSY_TICK: Duration = Duration::from_millis(10);
+/// How many packets in one look are much.
+const BUSY: usize = 1_000;
 /// How long the thread sleeps when nothing comes.
 const IDLE_TICK: Duration = Duration::from_millis(250);
 /// How often waiting segments and idle connections are looked at.
@@ -225,6 +229,8 @@ struct Reading {
     expired: Instant,
     last_number: u64,
     orders: Receiver<Order>,
+    /// How many were read in this look.
+    packets: usize,
     rules: Rules,
     table: Arc<Table>,
     taps: HashMap<u64, Tap>,
@@ -246,6 +252,7 @@ impl Reading {
             expired: Instant::now(),
             last_number: 0,
             orders,
+            packets: 0,
             rules,
             table,
             taps: HashMap::new(),
@@ -269,6 +276,7 @@ impl Reading {
             }
             let now = Instant::now();
             is_behind = false;
+            self.packets = 0;
             for event in &events {
                 match event.data.u64() {
                     ORDERS => self.obey(now),
@@ -278,7 +286,8 @@ impl Reading {
             self.expire(now);
             self.table.sampled(now);
             if !is_behind && !events.is_empty() {
-                thread::sleep(TICK.saturating_sub(now.elapsed()));
+                let tick = if self.packets < BUSY { TICK } else { BUSY_TICK };
+                thread::sleep(tick.saturating_sub(now.elapsed()));
             }
         }
     }
@@ -351,7 +360,10 @@ impl Reading {
         let mut is_more = true;
         for _ in 0..BATCHES {
             match tap.socket.receive(&mut self.batch) {
-                Ok(received) => is_more = received == Batch::SIZE,
+                Ok(received) => {
+                    self.packets += received;
+                    is_more = received == Batch::SIZE;
+                }
                 Err(error) => {
                     warn!(pod = tap.pod.identity().name, %error, "packets cannot be received");
                     is_more = false;
