@@ -71,6 +71,19 @@ impl Ring {
         }
     }
 
+    /// Adds what was counted in each of the whole seconds before one, to as many sums as there are.
+    fn add_seconds(&self, end: u64, sums: &mut [u64]) {
+        let length = sums.len() as u64;
+        let first = end.saturating_sub(length).max(self.coarse.oldest());
+        let Ok(at) = usize::try_from((first + length).saturating_sub(end)) else {
+            return;
+        };
+        let counts = self.coarse.counts(first, end);
+        for (sum, count) in sums.iter_mut().skip(at).zip(counts) {
+            *sum += u64::from(count);
+        }
+    }
+
     /// What was counted in each second, oldest first: the second's beginning and the count. Seconds without are left out.
     pub fn seconds(&self) -> impl Iterator<Item = (u64, u32)> {
         self.coarse.filled()
@@ -142,11 +155,22 @@ impl Slots {
     fn sum(&self, window_ms: u64, to: u64) -> f64 {
         let from = to.saturating_sub(window_ms);
         let edge = from / self.width_ms;
-        let whole: u64 = (edge + 1..=self.newest)
-            .filter(|&slot| slot >= self.oldest())
-            .map(|slot| u64::from(self.counts[self.at(slot)]))
-            .sum();
+        let whole: u64 = self.counts(edge + 1, self.newest + 1).map(u64::from).sum();
         whole as f64 + self.part(edge, from)
+    }
+
+    /// The counts of slots from one to before another; those that are not held are left out.
+    fn counts(&self, first: u64, end: u64) -> impl Iterator<Item = u32> {
+        let first = first.max(self.oldest());
+        let length = end.min(self.newest + 1).saturating_sub(first);
+        let length = usize::try_from(length).expect("no more than are held");
+        let at = self.at(first);
+        let to_the_end = length.min(self.counts.len() - at);
+        let (older, newer) = (
+            &self.counts[at..at + to_the_end],
+            &self.counts[..length - to_the_end],
+        );
+        older.iter().chain(newer).copied()
     }
 
     /// What a slot holds after a moment in it.
@@ -159,9 +183,10 @@ impl Slots {
     }
 
     fn filled(&self) -> impl Iterator<Item = (u64, u32)> {
-        (self.oldest()..=self.newest)
-            .map(|slot| (slot * self.width_ms, self.counts[self.at(slot)]))
-            .filter(|&(_, count)| count > 0)
+        let slots = self.oldest()..=self.newest;
+        let counts = self.counts(self.oldest(), self.newest + 1);
+        let begins = slots.map(|slot| slot * self.width_ms);
+        begins.zip(counts).filter(|&(_, count)| count > 0)
     }
 }
 
@@ -229,15 +254,7 @@ fn sums_by_second<'a>(pods: impl Iterator<Item = Known<'a>>, span: Duration, now
     let end = now / COARSE_SLOT_MS;
     let mut sums = vec![0; length + 1];
     for pod in pods {
-        for (begin, count) in pod.ring.seconds() {
-            let age = end.checked_sub(begin / COARSE_SLOT_MS + 1); // the second that has not ended has no age
-            if let Some(age) = age
-                .and_then(|age| usize::try_from(age).ok())
-                .filter(|&age| age < length)
-            {
-                sums[length - age] += u64::from(count);
-            }
-        }
+        pod.ring.add_seconds(end, &mut sums[1..]);
     }
     for at in 1..sums.len() {
         sums[at] += sums[at - 1];
