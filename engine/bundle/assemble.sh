@@ -11,9 +11,12 @@ system=/usr/lib/x86_64-linux-gnu
 main() {
     out=$output/bundle
     assemble_engine
+    finish_libraries
+    prelink
     finish
     out=$output/compiler
     assemble_compiler
+    finish_libraries
     finish
 }
 
@@ -34,9 +37,29 @@ assemble_compiler() {
     copy_libraries "$out/compile"
 }
 
-finish() {
+finish_libraries() {
     local library
     for library in "$out"/lib/*; do finish_library "$library"; done
+}
+
+# See prelink.c. In the order in which the dynamic linker loads and searches them: the program, what it needs, what that needs.
+prelink() {
+    local order=("$out/engine") at=0 name
+    while [ "$at" -lt "${#order[@]}" ]; do
+        for name in $(needed "${order[at]}"); do
+            case "${order[*]} ld-linux-x86-64.so.2 " in
+            *"$name "*) ;;
+            *) order+=("$out/lib/$name") ;;
+            esac
+        done
+        at=$((at + 1))
+    done
+    gcc -std=c11 -O2 -Wall -Wextra -Werror -o "$output/prelink" "$here/prelink.c"
+    "$output/prelink" "${order[@]}"
+    rm "$output/prelink"
+}
+
+finish() {
     find "$out" -type d -exec chmod 0755 {} +
     find "$out" -type f -name '*.so*' ! -name 'ld-linux*' -exec chmod 0644 {} +
     write_version
