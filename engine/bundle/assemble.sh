@@ -112,10 +112,12 @@ replace() {
     [ "$found" = "$times" ] || die "$3 could not be replaced in $file"
 }
 
+# Of what is there before the file itself is.
 write_version() {
-    (cd "$out" && find . -type f -printf '%m %p\n' | LC_ALL=C sort -k2 &&
-        find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum) | sha256sum | cut -c1-32 >"$out/VERSION.new"
-    mv "$out/VERSION.new" "$out/VERSION"
+    local version
+    version=$(cd "$out" && { find . -type f -printf '%m %p\n' | LC_ALL=C sort -k2 &&
+        find . -type f -print0 | LC_ALL=C sort -z | xargs -0 sha256sum; } | sha256sum)
+    echo "${version:0:32}" >"$out/VERSION"
 }
 
 die() {

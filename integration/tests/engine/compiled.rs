@@ -113,7 +113,7 @@ fn traps_are_those_of_the_interpreter() {
 }
 
 /// A function that calls itself, and has this many variables that it needs before and after.
-fn large_frames(locals: u32) -> Vec<u8> {
+pub fn large_frames(locals: u32) -> Vec<u8> {
     let mut body = [&[1][..], &leb128(locals), &[0x7e]].concat();
     for local in 0..locals {
         body.extend(

@@ -9,6 +9,7 @@ use std::{fs, thread};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
+use crate::compiled::large_frames;
 use crate::container::{guest_file, target, temporary};
 
 /// An empty module.
@@ -154,6 +155,39 @@ fn the_same_module_gives_the_same_code() {
     for tier in ["fast", "optimised"] {
         assert!(compile(tier, &guest) == compile(tier, &guest), "{tier}");
     }
+}
+
+/// Under these limits of the shell's `ulimit`, with a module of 0.4 MB that is one function of 20,000 variables.
+fn run_limited(limits: &str) -> (Output, bool) {
+    let (folder, bundle) = (temporary(), bundle());
+    let module = folder.path().join("bomb");
+    fs::write(&module, large_frames(20_000)).expect("a file in a temporary folder");
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -c 0; ulimit $2; exec $0/lib/ld-linux-x86-64.so.2 --inhibit-cache --library-path $0/lib $0/compile --tier optimised < $1"])
+        .arg(&bundle)
+        .arg(&module)
+        .arg(limits)
+        .current_dir(&folder)
+        .output()
+        .expect("sh is there");
+    (output, folder.path().join("module.so").exists())
+}
+
+#[test]
+#[ignore = "needs root and the engine's bundle"]
+fn limits_end_it_and_leave_no_code() {
+    let ends_by = |limits: &str, signal: Signal| {
+        let (output, written) = run_limited(limits);
+        assert_eq!(
+            output.status.signal(),
+            Some(signal as i32),
+            "{limits}: {output:?}"
+        );
+        assert!(!written, "{limits}");
+    };
+    ends_by("-t 1", Signal::SIGKILL);
+    ends_by("-v 300000", Signal::SIGABRT);
+    ends_by("-f 10", Signal::SIGXFSZ);
 }
 
 /// A library that takes the place of the function that WasmEdge's compiler is made with, and calls the kernel there: when the
