@@ -261,8 +261,8 @@ impl Cache {
         }
     }
 
-    /// What was used when, for after a restart. On a full disk the order in which modules are evicted is a lesser worry.
-    fn write_down(&self) {
+    /// Writes down what was used when, for after a restart. On a full disk the order in which modules are evicted is a lesser worry.
+    pub fn write_down(&self) {
         let changed = self.entries().take_changed();
         for (digest, about, last_used) in changed {
             let _ = self.0.files.write_about(&digest, &about, last_used);

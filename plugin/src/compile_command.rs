@@ -46,9 +46,10 @@ async fn try_run(flags: Compile) -> Result<ExitCode, String> {
     let policy = Policy::clone(&policy.borrow());
     let handle = Handle::current();
     let work = move || -> Result<ExitCode, String> {
+        let _entered = handle.enter();
         let (cache, trial) = open_cache(&flags, build)?;
         let workshop = Workshop { cache, program };
-        let module = inspect::module(of_target(&flags), handle, &workshop.cache)?;
+        let module = inspect::module(of_target(&flags), handle.clone(), &workshop.cache)?;
         workshop
             .cache
             .sync()

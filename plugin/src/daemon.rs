@@ -61,7 +61,7 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         metrics.clone(),
     );
     let tender = Tender {
-        cache,
+        cache: cache.clone(),
         compiler: compiler.clone(),
         containerd: containerd.clone(),
         metrics: metrics.clone(),
@@ -103,6 +103,7 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         tokio::spawn(policy_file::follow(path, policy));
     }
     runner.run(told_to_end()?).await?;
+    cache.write_down();
     info!("ended");
     Ok(())
 }

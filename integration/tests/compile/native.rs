@@ -1,0 +1,1 @@
+//! What compiler and engine make of modules.
