@@ -107,18 +107,10 @@ impl Files {
     /// Opens a state folder, making what is missing. What others are at is left alone.
     pub fn open(state: &Path) -> io::Result<Self> {
         let files = Self::at(state);
-        // A compiler has to find its own folder, and nothing else: its own user can pass through, and see nothing.
-        let folders = [
-            ("", 0o711),
-            ("modules", 0o700),
-            ("compiled", 0o700),
-            ("compiling", 0o711),
-            ("incoming", 0o700),
-        ];
-        for (name, mode) in folders {
+        for name in ["", "modules", "compiled", "compiling", "incoming"] {
             let folder = files.state.join(name);
-            DirBuilder::new().recursive(true).mode(mode).create(&folder)?;
-            fs::set_permissions(&folder, Permissions::from_mode(mode))?;
+            DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+            fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
         }
         Ok(files)
     }

@@ -31,6 +31,7 @@ pub fn confine(command: &mut Command, folder: OwnedFd, limits: Limits, alone: bo
         // Last of what the kernel forgets when credentials change, which they have by now.
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         rustix::thread::set_no_new_privs(true)?;
+        // By its open folder, because the way there is closed to this user.
         rustix::process::fchdir(&folder)?;
         close_all_but_streams()?;
         stand_back(limits)?;
