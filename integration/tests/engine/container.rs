@@ -357,6 +357,23 @@ impl Running {
         );
     }
 
+    /// Waits until the engine has a handler for a signal: before, the first process of a container ignores it.
+    pub fn handles(&self, signal: Signal) {
+        let bit = 1 << (signal as u32 - 1);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let handles = || {
+            let children = self.children();
+            let status = fs::read_to_string(format!("/proc/{}/status", children.trim())).unwrap_or_default();
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+            mask.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & bit != 0))
+                && status.starts_with("Name:\tapp.wasm\n")
+        };
+        while !handles() {
+            assert!(Instant::now() < deadline, "the engine handles no {signal}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until no signal is pending: of several that are, the kernel hands out the one with the lowest number first.
     pub fn has_taken_signals(&self) {
         let status = format!("/proc/{}/status", self.first_process());
@@ -376,10 +393,13 @@ impl Running {
 
     /// `unshare` has one child.
     fn first_process(&self) -> Pid {
+        Pid::from_raw(self.children().trim().parse().expect("one process"))
+    }
+
+    fn children(&self) -> String {
         let unshare = self.process.id();
         let path = format!("/proc/{unshare}/task/{unshare}/children");
-        let children = fs::read_to_string(path).expect("the process is there");
-        Pid::from_raw(children.trim().parse().expect("one process"))
+        fs::read_to_string(path).expect("the process is there")
     }
 }
 
