@@ -1,6 +1,6 @@
 //! `podwasm inspect`: what an image, archive or file is, and what podwasm would do with it.
 //!
-//! It looks with the daemon's own eyes ([`observe::find`]) and asks the daemon's own rules ([`decide::decide`]), so what it says
+//! It looks with the daemon's own eyes ([`observe::Finder`]) and asks the daemon's own rules ([`decide::decide`]), so what it says
 //! is what a node would do. Everything that it looks at is a stranger's. Nothing is run, and nothing stays behind.
 
 mod archive;

@@ -5,6 +5,8 @@ use crate::node::Node;
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result};
 use proto::ContainerState;
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -236,6 +238,25 @@ impl<'a> ContainerBuilder<'a> {
     }
 }
 
+/// Whether one of the node's containerds has a file open.
+fn open_in_containerd(node: &Node, file: &Metadata) -> Result<bool> {
+    let is_it = |fd: PathBuf| {
+        let open = std::fs::metadata(fd); // or it was closed just now
+        open.is_ok_and(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
+    };
+    for process in std::fs::read_dir(node.path("/proc"))? {
+        let process = process?.path();
+        let name = std::fs::read(process.join("comm")).unwrap_or_default();
+        if name == b"containerd\n"
+            && let Ok(mut open) = std::fs::read_dir(process.join("fd"))
+            && open.any(|fd| fd.is_ok_and(|fd| is_it(fd.path())))
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// What a program run in a container did.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Exec {
@@ -283,12 +304,30 @@ impl ContainerHandle<'_> {
 
     /// The same with a patience of the caller's choice.
     pub async fn wait_exit_within(&self, patience: Duration) -> Result<i32> {
-        until(&format!("{} exits", self.name), patience, async || {
+        let code = until(&format!("{} exits", self.name), patience, async || {
             let status = self.status().await?;
             Ok((status.state() == ContainerState::ContainerExited).then_some(status.exit_code))
         })
         .await
-        .with_context(|| format!("its output: {:?}", self.logs()))
+        .with_context(|| format!("its output: {:?}", self.logs()))?;
+        self.wait_log_whole().await?;
+        Ok(code)
+    }
+
+    /// containerd calls a container ended before it has written the last lines of its log, and closes the file when it has.
+    async fn wait_log_whole(&self) -> Result<()> {
+        let Ok(log) = std::fs::metadata(self.log_path()) else {
+            return Ok(()); // it never had one
+        };
+        until(
+            &format!("the log of {} is whole", self.name),
+            PATIENCE,
+            async || {
+                let is_open = open_in_containerd(self.node, &log)?;
+                Ok((!is_open).then_some(()))
+            },
+        )
+        .await
     }
 
     /// Waits until its standard output holds a text.
