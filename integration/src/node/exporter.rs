@@ -36,8 +36,10 @@ impl Exporter {
 }
 
 impl Node {
-    /// The exporter that all tests on this node share, started by the first that asks.
+    /// The exporter that all tests on this node share, started by the first that asks, after podwasm. It has to be asked for before
+    /// the test's first pod: containerd 2.1 waits for ever when a plugin registers while a pod is being stopped.
     pub async fn exporter(&self) -> Result<&Exporter> {
+        self.podwasm().await?;
         self.exporter.get_or_try_init(|| self.start_exporter([])).await
     }
 
