@@ -3,6 +3,8 @@
 //! `podwasm run` is an NRI plugin. For each container that is about to be created it looks at what
 //! would be executed ([`observe`]), decides from that alone ([`decide`]), and changes the container so
 //! that the engine runs it ([`adjust`]); [`plugin`] ties these together.
+//!
+//! It is a library so that other programs can be made of its parts; all that it offers is [`run`].
 
 mod adjust;
 mod admin;
@@ -40,8 +42,8 @@ use clap::Parser as _;
 
 use flags::{Command, Flags};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+/// Does what the command line asks for: all of the program `podwasm`.
+pub async fn run() -> anyhow::Result<ExitCode> {
     match Flags::parse().command {
         Command::Cache(flags) => Ok(cache_command::run(flags).await),
         Command::Compile(flags) => Ok(compile_command::run(flags).await),

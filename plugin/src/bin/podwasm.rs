@@ -1,0 +1,8 @@
+//! The node's daemon and the project's command line: all of it is in the library.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    podwasm::run().await
+}
