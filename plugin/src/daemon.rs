@@ -22,6 +22,7 @@ use crate::compile::tend::Tender;
 use crate::compile::{self, Compiler};
 use crate::containerd::Containerd;
 use crate::flags::{LogFormat, Run};
+use crate::install;
 use crate::metrics::Metrics;
 use crate::observe::Observer;
 use crate::plugin::Podwasm;
@@ -132,6 +133,7 @@ fn find_bundle(flags: &Run) -> anyhow::Result<Bundle> {
     if let Some(part) = missing_part(folder) {
         bail!("the engine's bundle is not whole: {} is missing", part.display());
     }
+    let folder = &install::settle(folder).context("cannot use the engine's bundle")?;
     Ok(Bundle {
         folder: folder.clone(),
         plugins: flags.plugins.clone(),
@@ -168,7 +170,8 @@ pub fn missing_part(bundle: &Path) -> Option<PathBuf> {
     parts.into_iter().find(|part| !part.exists())
 }
 
-fn told_to_end() -> anyhow::Result<impl Future<Output = ()>> {
+/// Waits for SIGTERM or SIGINT.
+pub fn told_to_end() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -36,12 +37,22 @@ pub enum Command {
     /// Nothing is run, pulled or changed. The rules are the daemon's own, with the policy and annotations given here.
     #[command(args_override_self = true, after_help = INSPECT_EXIT_CODES)]
     Inspect(Inspect),
+    /// Brings the engine's bundle to where the container runtime mounts it from, and removes versions that nobody uses.
+    ///
+    /// Every version has a folder of its own, which appears whole; versions that containers run with, or that a daemon hands out, stay.
+    #[command(args_override_self = true)]
+    Install(Install),
     /// Runs the node's daemon: an NRI plugin that routes Wasm containers to the engine.
     ///
     /// It needs containerd with NRI switched on (the default since 2.0), root, and the engine's bundle.
     /// Containers that hold no Wasm are never changed. It runs until SIGTERM or SIGINT.
     #[command(args_override_self = true)]
     Run(Run),
+    /// Removes all that podwasm has put on this node, but for what running containers use.
+    ///
+    /// It waits until no daemon runs any more, says what stays and why, and may be run again.
+    #[command(args_override_self = true)]
+    Uninstall(Uninstall),
 }
 
 const INSPECT_EXIT_CODES: &str = "\
@@ -182,6 +193,46 @@ pub struct Inspect {
     /// Where modules are kept on this node.
     #[arg(long, default_value = "/var/lib/podwasm")]
     pub state: PathBuf,
+}
+
+/// Flags of `podwasm install`.
+#[derive(Args, Debug)]
+pub struct Install {
+    /// The folder that holds the bundles, `engine` and `compiler`.
+    #[arg(long, default_value = "/usr/lib/podwasm")]
+    pub from: PathBuf,
+    /// The folder on the node to install them in.
+    #[arg(long, default_value = "/opt/podwasm")]
+    pub to: PathBuf,
+    /// Installs the compiler's bundle too. A daemon that has one in its own image needs none on the node.
+    #[arg(long)]
+    pub compiler: bool,
+    /// containerd's socket; it knows what is in use.
+    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    pub containerd_socket: PathBuf,
+}
+
+/// Flags of `podwasm uninstall`.
+#[derive(Args, Debug)]
+pub struct Uninstall {
+    /// The folder on the node that bundles were installed in.
+    #[arg(long, default_value = "/opt/podwasm")]
+    pub from: PathBuf,
+    /// Where modules are kept.
+    #[arg(long, default_value = "/var/lib/podwasm")]
+    pub state: PathBuf,
+    /// containerd's socket; it knows what is in use.
+    #[arg(long, default_value = "/run/containerd/containerd.sock")]
+    pub containerd_socket: PathBuf,
+    /// How long to wait for daemons, or nodes, to be done.
+    #[arg(long, default_value = "1m", value_parser = humantime::parse_duration)]
+    pub patience: Duration,
+    /// When all is removed, goes on and says so at this address, until SIGTERM or SIGINT.
+    #[arg(long, value_name = "ADDRESS")]
+    pub then_serve: Option<SocketAddr>,
+    /// Removes nothing; waits until all nodes behind a Service's name say that they are done.
+    #[arg(long, value_name = "NAME:PORT", conflicts_with = "then_serve")]
+    pub r#await: Option<String>,
 }
 
 /// What can be inspected.

@@ -24,6 +24,7 @@ mod facts;
 mod flags;
 mod image;
 mod inspect;
+mod install;
 mod layers;
 mod metrics;
 mod module;
@@ -48,6 +49,8 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         Command::Cache(flags) => Ok(cache_command::run(flags).await),
         Command::Compile(flags) => Ok(compile_command::run(flags).await),
         Command::Inspect(flags) => Ok(inspect::run(flags).await),
+        Command::Install(flags) => Ok(install::run(flags).await),
         Command::Run(flags) => daemon::run(flags).await.map(|()| ExitCode::SUCCESS),
+        Command::Uninstall(flags) => Ok(install::uninstall::run(flags).await),
     }
 }
