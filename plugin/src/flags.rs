@@ -42,6 +42,12 @@ pub enum Command {
     /// Every version has a folder of its own, which appears whole; versions that containers run with, or that a daemon hands out, stay.
     #[command(args_override_self = true)]
     Install(Install),
+    /// Switches NRI on in a containerd 1.7 that has it off, and back.
+    ///
+    /// containerd 2 has it on, and is left alone. One import is added to the configuration, checked by containerd itself, and
+    /// containerd is restarted; running pods do not notice. If it does not come up, all goes back to what it was.
+    #[command(args_override_self = true)]
+    Nri(NriFlags),
     /// Runs the node's daemon: an NRI plugin that routes Wasm containers to the engine.
     ///
     /// It needs containerd with NRI switched on (the default since 2.0), root, and the engine's bundle.
@@ -210,6 +216,46 @@ pub struct Install {
     /// containerd's socket; it knows what is in use.
     #[arg(long, default_value = "/run/containerd/containerd.sock")]
     pub containerd_socket: PathBuf,
+}
+
+/// Flags of `podwasm nri`.
+#[derive(Args, Debug)]
+pub struct NriFlags {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: NriCommand,
+    /// The node's root, as this process sees it. It is entered first, so all other paths are the node's.
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub host: Option<PathBuf>,
+    /// containerd's configuration.
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        default_value = "/etc/containerd/config.toml"
+    )]
+    pub config: PathBuf,
+    /// containerd's socket.
+    #[arg(long, global = true, default_value = "/run/containerd/containerd.sock")]
+    pub containerd_socket: PathBuf,
+    /// A word of the command that restarts containerd; given once for each word.
+    #[arg(
+        long, global = true, value_name = "WORD", action = clap::ArgAction::Append,
+        default_values = ["systemctl", "restart", "containerd"]
+    )]
+    pub restart: Vec<String>,
+    /// How long containerd may take to come up.
+    #[arg(long, global = true, default_value = "30s", value_parser = humantime::parse_duration)]
+    pub patience: Duration,
+}
+
+/// What can be done about NRI.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum NriCommand {
+    /// Switches NRI on, unless it is.
+    Enable,
+    /// Puts containerd's configuration back to what it was, to the byte.
+    Restore,
 }
 
 /// Flags of `podwasm uninstall`.

@@ -4,6 +4,8 @@
 //! by rename, when all of it is on disk, and the link moves by rename. A version stays while a container mounts it or a daemon hands it
 //! out: daemons hold a shared lock on their version's folder (see [`settle`]).
 
+mod edit;
+pub mod nri;
 pub mod uninstall;
 
 use std::collections::HashSet;

@@ -50,6 +50,7 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         Command::Compile(flags) => Ok(compile_command::run(flags).await),
         Command::Inspect(flags) => Ok(inspect::run(flags).await),
         Command::Install(flags) => Ok(install::run(flags).await),
+        Command::Nri(flags) => Ok(install::nri::run(flags).await),
         Command::Run(flags) => daemon::run(flags).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(flags) => Ok(install::uninstall::run(flags).await),
     }
