@@ -13,7 +13,7 @@ BENCH ?= --chart docs/benchmarks.svg --json target/bench.json
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help demo test bench lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
+.PHONY: help demo test images bench lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,11 @@ roots: setup ## The root folders of throw-away nodes: target/roots
 node: engine guests roots ## Start a throw-away node with podwasm, and a shell in it
 	cargo build --quiet -p podwasm -p podwasm-integration
 	target/debug/podwasm-node start --podwasm
+
+images: PACKAGES += buildah binutils
+images: setup engine ## The images of plugin, exporter and scaler: target/images
+	cargo build --quiet --release -p podwasm -p podwasm-metrics-exporter --bins
+	deploy/images/build.sh release
 
 setup:
 	@missing=$$(for p in $(PACKAGES); do \
