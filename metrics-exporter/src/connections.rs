@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::conversation::Conversation;
 use crate::exclude::Rules;
 use crate::packet::{Flags, Flow, Segment};
-use crate::stream::{Reader as _, Stream};
+use crate::stream::{PATIENCE, PATIENCE_AFTER_LOSS, Reader as _, Stream};
 use crate::tally::Tally;
 
 /// How many connections of a pod are followed at once.
@@ -78,6 +78,8 @@ struct Connection {
     /// The number of the byte after its last.
     end: Option<u32>,
     last_seen: Instant,
+    /// The number of the first byte of a connection that may have begun in its place.
+    rival: Option<u32>,
     /// Where what is of interest goes on, if a part is not.
     skipped_to: Option<u32>,
 }
@@ -126,7 +128,7 @@ impl Connections {
             return self.begin(segment, now, rules, tally);
         }
         if segment.flags.has(Flags::RST) {
-            return self.reset(segment);
+            return self.reset(segment, rules, tally);
         }
         if !self.followed.contains_key(&segment.flow) && !self.follow(segment, now, tally) {
             return;
@@ -136,18 +138,31 @@ impl Connections {
 
     /// Gives up on segments that wait for others that do not come, and forgets connections on which nothing is said.
     pub fn expire(&mut self, now: Instant, rules: &Rules, tally: &mut Tally) {
+        let patience = if self.has_missed {
+            PATIENCE_AFTER_LOSS
+        } else {
+            PATIENCE
+        };
         for flow in std::mem::take(&mut self.waiting) {
             let Some(connection) = self.followed.get_mut(&flow) else {
                 continue;
             };
             let held = connection.stream.held_bytes();
             let mut listener = connection.conversation.listen(rules, tally);
-            connection.stream.expire(now, &mut listener);
+            connection.stream.expire(now, patience, &mut listener);
             self.held_bytes -= held;
             self.settle(flow);
         }
         if now.saturating_duration_since(self.swept) >= SWEEP {
             self.forget(IDLE, now);
+        }
+    }
+
+    /// Forgets all of them, and what of them is of no interest.
+    pub fn forget_all(&mut self) {
+        let flows: Vec<_> = self.followed.keys().copied().collect();
+        for flow in flows {
+            self.drop_connection(flow);
         }
     }
 
@@ -157,10 +172,14 @@ impl Connections {
         }
         let first = segment.sequence.wrapping_add(1);
         self.listening.insert(segment.flow.to.port);
-        if let Some(connection) = self.followed.get(&segment.flow) {
+        if let Some(connection) = self.followed.get_mut(&segment.flow) {
             let ahead = connection.stream.next_sequence().wrapping_sub(first);
             if ahead == 0 || connection.end.is_none() && ahead < 1 << 30 {
                 return; // it was sent twice
+            }
+            if segment.length == 0 {
+                connection.rival = Some(first); // what comes next tells whether the pod takes it for a new connection
+                return;
             }
             self.drop_connection(segment.flow);
         }
@@ -175,13 +194,16 @@ impl Connections {
         }
     }
 
-    fn reset(&mut self, segment: &Segment<'_>) {
+    /// A reset ends a connection if it comes exactly when it is due. One from elsewhere, or before data that are still on their way, does not
+    /// (RFC 5961): the pod then asks for it again.
+    fn reset(&mut self, segment: &Segment<'_>, rules: &Rules, tally: &mut Tally) {
         self.silent.remove(&segment.flow);
-        let Some(connection) = self.followed.get(&segment.flow) else {
+        let Some(connection) = self.followed.get_mut(&segment.flow) else {
             return;
         };
         let ahead = segment.sequence.wrapping_sub(connection.stream.next_sequence());
-        if ahead < 1 << 30 {
+        let indifferent = connection.conversation.listen(rules, tally).indifferent();
+        if u64::from(ahead) <= indifferent.min(MAX_SKIP) {
             self.drop_connection(segment.flow);
         }
     }
@@ -202,15 +224,25 @@ impl Connections {
             tally.unparsed_bytes += segment.length as u64;
             return false;
         }
-        let connection = Connection {
-            stream: Stream::new(first),
-            conversation,
-            end: None,
-            last_seen: now,
-            skipped_to: None,
-        };
+        let connection = Connection::new(first, conversation, now);
         self.followed.insert(segment.flow, connection);
         true
+    }
+
+    /// Follows the connection that has begun in place of another, if the segment is one of it.
+    fn follow_rival(&mut self, flow: Flow, sequence: u32, now: Instant) {
+        let Some(connection) = self.followed.get_mut(&flow) else {
+            return;
+        };
+        let Some(first) = connection.rival.take() else {
+            return;
+        };
+        let distance = |from: u32| sequence.wrapping_sub(from).cast_signed().unsigned_abs();
+        if distance(first) < distance(connection.stream.next_sequence()) {
+            self.drop_connection(flow);
+            let connection = Connection::new(first, Conversation::new(), now);
+            self.followed.insert(flow, connection);
+        }
     }
 
     /// Whether this may be a connection to the pod of which the start was not seen.
@@ -219,6 +251,7 @@ impl Connections {
     }
 
     fn push(&mut self, segment: &Segment<'_>, sequence: u32, now: Instant, rules: &Rules, tally: &mut Tally) {
+        self.follow_rival(segment.flow, sequence, now);
         let Some(connection) = self.followed.get_mut(&segment.flow) else {
             return;
         };
@@ -294,6 +327,17 @@ impl Connections {
 }
 
 impl Connection {
+    fn new(first: u32, conversation: Conversation, now: Instant) -> Self {
+        Self {
+            stream: Stream::new(first),
+            conversation,
+            end: None,
+            last_seen: now,
+            rival: None,
+            skipped_to: None,
+        }
+    }
+
     /// What of the bytes that follow is of no interest, if that is much and was not told.
     fn skip(&mut self, flow: Flow, rules: &Rules, tally: &mut Tally) -> Option<Skip> {
         let length = self.conversation.listen(rules, tally).indifferent().min(MAX_SKIP);
@@ -431,6 +475,39 @@ mod tests {
         pod.send(flow(1, 80), Flags::RST, 2_000_000_000, b"");
         pod.send(flow(1, 80), Flags::ACK, 16, b"HTTP/1.1\r\n\r\n");
         assert_eq!(pod.requests(), 1);
+    }
+
+    #[test]
+    fn a_reset_that_overtakes_data_waits_for_them() {
+        let mut pod = Pod::new(Before::default());
+        let length = u32::try_from(REQUEST.len()).unwrap();
+        pod.send(flow(1, 80), Flags::SYN, 9, b"")
+            .send(flow(1, 80), Flags::ACK, 10, REQUEST);
+        pod.send(flow(1, 80), Flags::RST, 10 + 2 * length, b"");
+        pod.send(flow(1, 80), Flags::ACK, 10 + length, REQUEST);
+        assert_eq!((pod.requests(), pod.connections.len()), (2, 1));
+        pod.send(flow(1, 80), Flags::RST, 10 + 2 * length, b"");
+        assert_eq!(pod.connections.len(), 0);
+        // The body of this one need not be seen, so the reset after a part of it is when it is due.
+        let head = b"PUT / HTTP/1.1\r\nContent-Length: 1000\r\n\r\n";
+        pod.send(flow(2, 80), Flags::SYN, 9, b"")
+            .send(flow(2, 80), Flags::ACK, 10, head);
+        pod.send(flow(2, 80), Flags::RST, 400, b"");
+        assert_eq!((pod.requests(), pod.connections.len()), (3, 0));
+    }
+
+    #[test]
+    fn a_false_start_within_a_connection_hides_nothing() {
+        let mut pod = Pod::new(Before::default());
+        let length = u32::try_from(REQUEST.len()).unwrap();
+        pod.send(flow(1, 80), Flags::SYN, 9, b"")
+            .send(flow(1, 80), Flags::ACK, 10, REQUEST);
+        for first in [2_000_000_000, 500_000, 10 + length + 5] {
+            pod.send(flow(1, 80), Flags::SYN, first, b"");
+            pod.send(flow(1, 80), Flags::ACK, 10 + length, REQUEST); // the same twice more
+        }
+        pod.send(flow(1, 80), Flags::ACK, 10 + 2 * length, REQUEST);
+        assert_eq!((pod.requests(), pod.tally.unparsed_bytes), (3, 0));
     }
 
     #[test]

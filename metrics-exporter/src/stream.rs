@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a segment waits for those before it. A sender repeats what was lost on its way within less.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a segment waits for those before it. A sender repeats what was lost on its way several times within less.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The same where those may have come and not been seen.
+pub const PATIENCE_AFTER_LOSS: Duration = Duration::from_secs(2);
 /// How much waits at most.
 const MAX_HELD_BYTES: usize = 1 << 20;
 const MAX_HELD_SEGMENTS: usize = 256;
@@ -94,10 +96,10 @@ impl Stream {
     }
 
     /// Gives up on what segments have waited for too long.
-    pub fn expire(&mut self, now: Instant, reader: &mut impl Reader) {
+    pub fn expire(&mut self, now: Instant, patience: Duration, reader: &mut impl Reader) {
         if self
             .waits_since
-            .is_some_and(|since| now.saturating_duration_since(since) >= PATIENCE)
+            .is_some_and(|since| now.saturating_duration_since(since) >= patience)
         {
             self.give_up(reader);
             self.read_held(now, reader);
@@ -263,9 +265,9 @@ mod tests {
         let mut stream = Stream::new(u32::MAX - 2);
         push_all(&mut stream, &[(0, b"abc"), (5, b"fgh")], &mut copy);
         let now = Instant::now();
-        stream.expire(now + PATIENCE / 2, &mut copy);
+        stream.expire(now + PATIENCE / 2, PATIENCE, &mut copy);
         assert!(copy.lost.is_empty());
-        stream.expire(now + PATIENCE, &mut copy);
+        stream.expire(now + PATIENCE, PATIENCE, &mut copy);
         assert_eq!(
             (copy.lost.as_slice(), copy.bytes.as_slice()),
             (&[2][..], &b"abcfgh"[..])
