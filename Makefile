@@ -48,6 +48,7 @@ docs: setup ## The API's documentation, without a broken link
 node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
 	cargo build --quiet -p nri --examples
+	cargo test -p podwasm-metrics-exporter --lib -- --ignored
 	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
 
 engine: setup ## The engine and the bundle it ships in: target/engine/bundle

@@ -85,17 +85,22 @@ impl Recent {
         let since = now.saturating_duration_since(self.since).as_millis();
         let read_ms = u64::try_from(since).unwrap_or(u64::MAX);
         let mut past = self.past.write().unwrap_or_else(PoisonError::into_inner);
+        let read_ms = read_ms.max(past.read_ms); // who was first may have been held up
         past.read(self.table.pods(), read_ms);
         drop(past);
         self.reads.send_replace(read_ms);
     }
 
-    /// Reads the table at every tick, for ever.
-    pub async fn follow(&self, every: Duration) {
-        let mut ticks = interval(every);
+    /// Reads the table when nobody else has for this long, for ever: others then hear why nothing is known.
+    pub async fn watch_over(&self, patience: Duration) {
+        let mut ticks = interval(patience);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            self.read(ticks.tick().await.into_std());
+            let now = ticks.tick().await.into_std();
+            let read = self.since + Duration::from_millis(self.past().read_ms);
+            if now.saturating_duration_since(read) >= patience {
+                self.read(now);
+            }
         }
     }
 

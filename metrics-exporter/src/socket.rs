@@ -4,6 +4,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::ptr;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// How many packets are received at once.
 const BATCH: usize = 64;
@@ -50,10 +53,11 @@ impl PacketSocket {
         checked(bound).map(drop)
     }
 
-    /// Receives what there is, as much as the batch holds, and says how many packets that is.
-    pub fn receive(&self, batch: &mut Batch) -> io::Result<usize> {
+    /// Receives what there is, as much as the batch holds and is asked for, and says how many packets that is.
+    pub fn receive(&self, batch: &mut Batch, at_most: usize) -> io::Result<usize> {
         batch.received = 0;
-        let count = libc::c_uint::try_from(batch.headers.len()).expect("a batch is small");
+        let count = batch.headers.len().min(at_most);
+        let count = libc::c_uint::try_from(count).expect("a batch is small");
         // The length that is reported is the packet's, also where the buffer is shorter.
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
         // SAFETY: each header points to one vector, and that to a buffer of the length it says; the batch owns them all.
@@ -74,6 +78,13 @@ impl PacketSocket {
             Err(error) => return Err(error),
         }
         Ok(batch.received)
+    }
+
+    /// Waits until something can be received, but not for longer than this. Says whether it can.
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let mut sockets = [PollFd::new(self, PollFlags::IN)];
+        let at_most = Timespec::try_from(at_most).ok();
+        poll(&mut sockets, at_most.as_ref()).is_ok_and(|ready| ready > 0)
     }
 
     /// How many packets were dropped since this was last asked.

@@ -3,7 +3,7 @@
 mod flags;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -23,6 +23,9 @@ use tracing::info;
 
 use flags::Flags;
 
+/// When counts were not read for so long, what reads them is stuck.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
@@ -38,13 +41,13 @@ async fn main() -> anyhow::Result<()> {
 
     let table = Arc::new(Table::new(flags.max_pods, Instant::now()));
     let recent = Arc::new(Recent::new(table.clone(), Instant::now()));
-    let follow = recent.clone();
-    tokio::spawn(async move { follow.follow(flags.interval).await });
+    let watched = recent.clone();
+    tokio::spawn(async move { watched.watch_over(PATIENCE).await });
     serve_http(&flags, recent.clone()).await?;
-    serve_counts(&flags, Feed::new(&node, recent)).await?;
+    serve_counts(&flags, Feed::new(&node, recent.clone())).await?;
 
-    let capture =
-        Capture::start(table.clone(), flags.rules(), flags.filter).context("cannot start to capture")?;
+    let capture = Capture::start(recent, flags.interval, flags.rules(), flags.filter)
+        .context("cannot start to capture")?;
     let observer = Observer::new(capture, table);
     let runner = match preinstalled {
         Some(preinstalled) => Runner::preinstalled(observer, preinstalled),
