@@ -126,7 +126,7 @@ impl Http1 {
     fn step(&mut self, rest: &mut &[u8], rules: &Rules, tally: &mut Tally) -> Next {
         match self.state {
             State::Between => return self.between(rest),
-            State::RequestLine => return self.request_line(rest, rules),
+            State::RequestLine => return self.request_line(rest, rules, tally),
             State::Field => return self.field(rest, rules, tally),
             State::Body(_) | State::ChunkData(_) => {
                 let passed = (rest.len() as u64).min(self.indifferent());
@@ -163,24 +163,24 @@ impl Http1 {
         Next::More
     }
 
-    fn request_line(&mut self, rest: &mut &[u8], rules: &Rules) -> Next {
-        let foreign = if self.tunnel.is_some() {
-            Next::Tunnel
-        } else {
-            Next::Foreign
+    fn request_line(&mut self, rest: &mut &[u8], rules: &Rules, tally: &mut Tally) -> Next {
+        let tunnel = self.tunnel;
+        let foreign = |tally: &mut Tally| {
+            tally.grants_tunnels |= tunnel == Some(Tunnel::Connect);
+            tunnel.map_or(Next::Foreign, |_| Next::Tunnel)
         };
         let Some(line) = self.line.take(rest) else {
             return if may_become_request(self.line.so_far()) {
                 Next::More
             } else {
-                foreign
+                foreign(tally)
             };
         };
         let Some(request) = RequestLine::parse(&line) else {
-            return foreign;
+            return foreign(tally);
         };
-        // A proxy is asked for whole URLs, so a bare path is spoken to what is at the tunnel's end.
-        if self.tunnel == Some(Tunnel::Connect) && request.target.starts_with(b"/") {
+        // A proxy is asked for whole URLs, so a bare path is spoken to what is at the tunnel's end. Others refuse tunnels.
+        if tunnel == Some(Tunnel::Connect) && tally.grants_tunnels && request.target.starts_with(b"/") {
             return Next::Tunnel;
         }
         self.head = Head {
@@ -218,7 +218,8 @@ impl Http1 {
 
     fn head_ended(&mut self) {
         let head = &self.head;
-        self.tunnel = match (head.connect, head.upgrade) {
+        // What HTTP/1.0 asks to upgrade to is ignored (RFC 9110).
+        self.tunnel = match (head.connect, head.upgrade && !head.version_10) {
             (true, _) => Some(Tunnel::Connect),
             (false, true) => Some(Tunnel::Upgrade),
             (false, false) => None,
@@ -573,15 +574,46 @@ mod tests {
 
     #[test]
     fn tunnels_hold_no_requests_of_ours() {
-        let request = "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n";
-        check(
-            &format!("{request}GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
-            1,
-            Next::Tunnel,
-        );
-        check(&format!("{request}\x16\x03\x01"), 1, Next::Tunnel);
-        check(&format!("{request}{request}"), 2, Next::More);
-        check(&format!("{request}GET http://a/ HTTP/1.1\r\n\r\n"), 2, Next::More);
+        let connect = "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n";
+        let through = format!("{connect}GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        check(&format!("{connect}\x16\x03\x01"), 1, Next::Tunnel);
+        check(&format!("{connect}{connect}"), 2, Next::More);
+        check(&format!("{connect}GET http://a/ HTTP/1.1\r\n\r\n"), 2, Next::More);
+        // Who was never seen to grant a tunnel has refused it.
+        check(&through, 2, Next::More);
+        let rules = Rules::probes();
+        let mut tally = Tally::default();
+        for (stream, requests) in [(format!("{connect}\x16\x03\x01"), 1), (through, 2)] {
+            let (_, next) = Http1::default().read(stream.as_bytes(), &rules, &mut tally);
+            assert_eq!((next, tally.requests(Protocol::Http1)), (Next::Tunnel, requests));
+        }
+    }
+
+    #[test]
+    fn upgrades_are_refused_in_http_1_0() {
+        let request = "GET / HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        check(&format!("{request}GET / HTTP/1.1\r\n\r\n"), 1, Next::End);
+        check(&format!("{request}\u{1}\u{5}hello"), 1, Next::End);
+    }
+
+    #[test]
+    fn what_a_web_socket_sends_is_no_request() {
+        let request = "GET /chat HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+        // Each first byte that a client's frame may have, and the second, which says that it is masked.
+        for first in (0..=u8::MAX).filter(|first| matches!(first & 0xf, 0..=2 | 8..=10)) {
+            for length in [0, 5, 13, 32, 126, 127] {
+                let frame = [&[first, 0x80 | length][..], b"GET / HTTP/1.1\r\n\r\n"].concat();
+                let stream = [request.as_bytes(), &frame].concat();
+                for size in [1, 3, 1000] {
+                    let (tally, next) = found_in(&stream, size);
+                    assert_eq!(
+                        (tally.requests(Protocol::Http1), next),
+                        (1, Next::Tunnel),
+                        "{first} {length}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use crate::counts::{Exclusion, Pod, Protocol};
 pub struct Tally {
     excluded: [u64; Exclusion::ALL.len()],
     requests: [u64; Protocol::ALL.len()],
+    /// Something else than a request was said after `CONNECT`, so who is asked is a proxy. This stays when the numbers are moved.
+    pub grants_tunnels: bool,
     /// TLS connections.
     pub tls_connections: u64,
     /// Bytes in no protocol that is understood.
@@ -36,6 +38,7 @@ impl Tally {
     /// Adds all of it to a pod's numbers, and begins anew.
     pub fn move_to(&mut self, pod: &Pod) {
         let tally = std::mem::take(self);
+        self.grants_tunnels = tally.grants_tunnels;
         for (protocol, count) in Protocol::ALL.into_iter().zip(tally.requests) {
             add(count, |count| pod.add_requests(protocol, count));
         }
@@ -66,11 +69,13 @@ mod tests {
         tally.request(Protocol::Http1, Some(Exclusion::Scrape));
         tally.tls_connections = 5;
         tally.unparsed_bytes = 6;
+        tally.grants_tunnels = true;
         let pod = Pod::default();
         tally.move_to(&pod);
         tally.move_to(&pod);
         assert_eq!(Protocol::ALL.map(|protocol| pod.requests(protocol)), [1, 2, 3]);
         assert_eq!(Exclusion::ALL.map(|reason| pod.excluded(reason)), [0, 0, 1]);
         assert_eq!((pod.tls_connections(), pod.unparsed_bytes()), (5, 6));
+        assert!(tally.grants_tunnels);
     }
 }
