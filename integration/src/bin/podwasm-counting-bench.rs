@@ -25,7 +25,8 @@ struct Flags {
 
 #[derive(Subcommand)]
 enum Part {
-    /// CPU for each request, and the server's throughput with and without, against nginx in a pod.
+    /// CPU for each request, the server's throughput and latency with and without, and the filter's cost for each packet, against
+    /// nginx in a pod. Takes some four minutes.
     Cpu {
         /// How many rounds with and without take turns.
         #[arg(long, default_value_t = 5)]
@@ -36,6 +37,9 @@ enum Part {
         /// Only the loads whose names contain this.
         #[arg(long, default_value = "")]
         only: String,
+        /// More arguments for the exporter, as `--filter=classic`.
+        #[arg(last = true)]
+        exporter: Vec<String>,
     },
     /// The exporter's memory with so many pods. Makes that many network namespaces on this machine, and removes them.
     Memory {
@@ -52,7 +56,15 @@ async fn main() -> Result<()> {
             rounds,
             seconds,
             only,
-        } => cpu(rounds, seconds, &only).await,
+            exporter,
+        } => {
+            let bench = Bench {
+                rounds,
+                seconds,
+                exporter,
+            };
+            bench.cpu(&only).await
+        }
         Part::Memory { pods } => memory(pods).await,
     }
 }
@@ -60,80 +72,273 @@ async fn main() -> Result<()> {
 /// One kind of load: h2load's arguments.
 struct Load {
     name: &'static str,
+    path: &'static str,
     arguments: &'static [&'static str],
 }
 
 const LOADS: [Load; 4] = [
     Load {
         name: "1,000/s",
+        path: "/",
         arguments: &["--h1", "-c", "10", "--rps", "100"],
     },
     Load {
         name: "10,000/s",
+        path: "/",
         arguments: &["--h1", "-c", "50", "--rps", "200"],
     },
     Load {
         name: "as many as go, 50 connections",
+        path: "/",
         arguments: &["--h1", "-c", "50"],
     },
     Load {
         name: "as many as go, 16 at once on each",
+        path: "/",
         arguments: &["--h1", "-c", "10", "-m", "16"],
     },
 ];
 
-async fn cpu(rounds: usize, seconds: u32, only: &str) -> Result<()> {
-    let node = Node::start(Flavor::Trixie, Runtime::Runc).await?;
-    let server = Server::nginx(&node).await?;
-    println!("| load | requests/s with | without | ratio of medians | CPU µs per request | counted / sent |");
-    println!("|---|---|---|---|---|---|");
-    for load in LOADS.iter().filter(|load| load.name.contains(only)) {
-        let (mut with, mut without, mut costs, mut shares) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for round in 0..rounds {
-            // Each goes first in every other round.
-            if round % 2 == 0 {
-                without.push(run(&node, &server, load, seconds).await? / f64::from(seconds));
-            }
-            let exporter = node.start_exporter([]).await?;
-            node.settled_metric(&exporter, "podwasm_requests_total", &[])
-                .await?;
-            let before = cpu_seconds(&exporter)?;
-            let sent = run(&node, &server, load, seconds).await?;
-            let used = cpu_seconds(&exporter)? - before;
-            let counted = node
-                .settled_metric(&exporter, "podwasm_requests_total", &[])
-                .await?;
-            with.push(sent / f64::from(seconds));
-            costs.push(used * 1e6 / counted);
-            shares.push(counted / sent);
-            drop(exporter);
-            if round % 2 == 1 {
-                without.push(run(&node, &server, load, seconds).await? / f64::from(seconds));
-            }
-        }
-        let (with, without) = (median(with), median(without));
-        println!(
-            "| {} | {with:.0} | {without:.0} | {:.3} | {:.2} | {:.4} |",
-            load.name,
-            with / without,
-            median(costs),
-            median(shares)
-        );
-    }
-    node.stop().await
+/// How it is measured.
+struct Bench {
+    rounds: usize,
+    seconds: u32,
+    exporter: Vec<String>,
 }
 
-/// Sends the load and returns how many requests were answered.
-async fn run(node: &Node, server: &Server<'_>, load: &Load, seconds: u32) -> Result<f64> {
-    let (duration, url) = (seconds.to_string(), server.url("/"));
-    let arguments = [load.arguments, &["-D", &duration, &url]].concat();
-    let output = tool(node, "h2load", &arguments).await?;
-    let line = output
-        .lines()
-        .find(|line| line.starts_with("requests:"))
-        .context("h2load says how many")?;
-    let done = line.split(", ").find_map(|part| part.strip_suffix(" succeeded"));
-    Ok(done.context("h2load says how many succeeded")?.parse()?)
+/// What a load gave.
+#[derive(Default)]
+struct Outcome {
+    answered: f64,
+    /// The time to an answer that half of them took at most, and the one that 99 % did.
+    half_us: f64,
+    most_us: f64,
+}
+
+/// What the rounds of a load gave.
+#[derive(Default)]
+struct Rounds {
+    with: Vec<Outcome>,
+    without: Vec<Outcome>,
+    costs_us: Vec<f64>,
+    counted: f64,
+}
+
+impl Bench {
+    async fn cpu(&self, only: &str) -> Result<()> {
+        let node = Node::start(Flavor::Trixie, Runtime::Runc).await?;
+        let server = Server::nginx(&node).await?;
+        println!(
+            "{} rounds of {} s with and without, which took turns in going first.\n",
+            self.rounds, self.seconds
+        );
+        println!(
+            "| load | CPU µs per request | requests/s with, without | ratio (of each round) | half answered within µs with, without | ratio \
+             | 99 % within µs with, without | counted / sent |"
+        );
+        println!("|---|---|---|---|---|---|---|---|");
+        for load in LOADS.iter().filter(|load| load.name.contains(only)) {
+            let rounds = self.rounds_of(&node, &server, load).await?;
+            println!("| {} | {}", load.name, self.row(&rounds));
+        }
+        println!("\n| | |\n|---|---|");
+        println!(
+            "| CPU of the exporter without load | {:.2} ms/s |",
+            self.idle(&node).await? * 1e3
+        );
+        let filters = self.filter(&node, &server).await?;
+        for (name, cost) in filters {
+            println!("| filter, {name} | {cost} |");
+        }
+        node.stop().await
+    }
+
+    async fn rounds_of(&self, node: &Node, server: &Server<'_>, load: &Load) -> Result<Rounds> {
+        let mut rounds = Rounds::default();
+        let (mut sent, mut counted) = (0.0, 0.0);
+        for round in 0..self.rounds {
+            // Each goes first in every other round.
+            if round % 2 == 0 {
+                rounds.without.push(self.run(node, server, load).await?);
+            }
+            let exporter = self.start(node).await?;
+            let before = cpu_seconds(&exporter)?;
+            let outcome = self.run(node, server, load).await?;
+            let used = cpu_seconds(&exporter)? - before;
+            let found = node
+                .settled_metric(&exporter, "podwasm_requests_total", &[])
+                .await?;
+            rounds.costs_us.push(used * 1e6 / found);
+            sent += outcome.answered;
+            counted += found;
+            rounds.with.push(outcome);
+            drop(exporter);
+            if round % 2 == 1 {
+                rounds.without.push(self.run(node, server, load).await?);
+            }
+        }
+        rounds.counted = counted / sent;
+        Ok(rounds)
+    }
+
+    fn row(&self, rounds: &Rounds) -> String {
+        let seconds = f64::from(self.seconds);
+        let of =
+            |outcomes: &[Outcome], value: fn(&Outcome) -> f64| median(outcomes.iter().map(value).collect());
+        let ratios = |value: fn(&Outcome) -> f64| {
+            let pairs = rounds.with.iter().zip(&rounds.without);
+            pairs
+                .map(|(with, without)| value(with) / value(without))
+                .collect::<Vec<_>>()
+        };
+        let (with, without) = (&rounds.with, &rounds.without);
+        let throughput = ratios(|outcome| outcome.answered);
+        format!(
+            "{:.2} | {:.0}, {:.0} | {:.3} ({}) | {:.0}, {:.0} | {:.3} | {:.0}, {:.0} | {:.5} |",
+            median(rounds.costs_us.clone()),
+            of(with, |outcome| outcome.answered) / seconds,
+            of(without, |outcome| outcome.answered) / seconds,
+            median(throughput.clone()),
+            spread(throughput),
+            of(with, |outcome| outcome.half_us),
+            of(without, |outcome| outcome.half_us),
+            median(ratios(|outcome| outcome.half_us)),
+            of(with, |outcome| outcome.most_us),
+            of(without, |outcome| outcome.most_us),
+            rounds.counted,
+        )
+    }
+
+    /// An exporter that counts, and has nothing to do yet.
+    async fn start(&self, node: &Node) -> Result<Exporter> {
+        let exporter = node.start_exporter_with(&self.exporter).await?;
+        node.settled_metric(&exporter, "podwasm_requests_total", &[])
+            .await?;
+        Ok(exporter)
+    }
+
+    /// The CPU time that an exporter uses in each second in which nothing comes.
+    async fn idle(&self, node: &Node) -> Result<f64> {
+        let exporter = self.start(node).await?;
+        let before = cpu_seconds(&exporter)?;
+        tokio::time::sleep(Duration::from_secs(self.seconds.into())).await;
+        Ok((cpu_seconds(&exporter)? - before) / f64::from(self.seconds))
+    }
+
+    /// What the program in the kernel takes, as the kernel itself measures it.
+    async fn filter(&self, node: &Node, server: &Server<'_>) -> Result<Vec<(&'static str, String)>> {
+        let exporter = self.start(node).await?;
+        let _statistics = Statistics::on()?;
+        let mut found = Vec::new();
+        for load in &FILTERED {
+            let before = FilterRuns::of(&exporter)?;
+            let answered = self.run(node, server, load).await?.answered;
+            let after = FilterRuns::of(&exporter)?;
+            let (runs, nanoseconds) = (after.runs - before.runs, after.nanoseconds - before.nanoseconds);
+            let text = if runs > 0.0 {
+                let (each, packets) = (nanoseconds / runs, runs / answered);
+                format!(
+                    "{each:.0} ns per packet, {packets:.1} packets per request: {:.2} µs per request",
+                    each * packets / 1e3
+                )
+            } else {
+                "is not a program".to_owned()
+            };
+            found.push((load.name, text));
+        }
+        Ok(found)
+    }
+
+    /// Sends the load and returns what came of it.
+    async fn run(&self, node: &Node, server: &Server<'_>, load: &Load) -> Result<Outcome> {
+        let (duration, url) = (self.seconds.to_string(), server.url(load.path));
+        let script = "h2load --log-file=/tmp/log \"$@\" >/tmp/out && cat /tmp/out /tmp/log";
+        let ends = [
+            &["-c", script, "sh"][..],
+            load.arguments,
+            &["-D", &duration, &url],
+        ];
+        let output = tool(node, "sh", &ends.concat()).await?;
+        let line = output
+            .lines()
+            .find(|line| line.starts_with("requests:"))
+            .context("h2load says how many")?;
+        let done = line.split(", ").find_map(|part| part.strip_suffix(" succeeded"));
+        // Lines of the log: when, which status, how many microseconds.
+        let times = output
+            .lines()
+            .filter_map(|line| line.split('\t').nth(2)?.parse::<f64>().ok());
+        let mut times: Vec<_> = times.collect();
+        times.sort_by(f64::total_cmp);
+        ensure!(!times.is_empty(), "h2load has logged nothing:\n{output}");
+        Ok(Outcome {
+            answered: done.context("h2load says how many succeeded")?.parse()?,
+            half_us: times[times.len() / 2],
+            most_us: times[times.len() * 99 / 100],
+        })
+    }
+}
+
+/// Loads for the filter: plain requests, and bodies that it skips or leaves to the socket.
+const FILTERED: [Load; 3] = [
+    Load {
+        name: "1 request at a time",
+        path: "/",
+        arguments: &["--h1", "-c", "50", "--rps", "200"],
+    },
+    Load {
+        name: "16 requests at once",
+        path: "/",
+        arguments: &["--h1", "-c", "10", "-m", "16"],
+    },
+    Load {
+        name: "uploads of 1 MiB",
+        path: "/discard",
+        arguments: &["--h1", "-c", "4", "-d", "/tmp/megabyte"],
+    },
+];
+
+/// The kernel's statistics of programs, switched off again when this is dropped.
+struct Statistics;
+
+impl Statistics {
+    const FILE: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+    fn on() -> Result<Self> {
+        fs::write(Self::FILE, "1").context("switch the kernel's statistics on")?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        let _ = fs::write(Self::FILE, "0"); // they cost some nanoseconds, no more
+    }
+}
+
+/// How often an exporter's programs have run, and for how long.
+struct FilterRuns {
+    runs: f64,
+    nanoseconds: f64,
+}
+
+impl FilterRuns {
+    fn of(exporter: &Exporter) -> Result<Self> {
+        let mut sum = Self {
+            runs: 0.0,
+            nanoseconds: 0.0,
+        };
+        for descriptor in fs::read_dir(format!("/proc/{}/fdinfo", exporter.process().pid()))? {
+            let text = fs::read_to_string(descriptor?.path()).unwrap_or_default(); // it may be closed already
+            let number = |name| {
+                let value = text.lines().find_map(|line| line.strip_prefix(name))?;
+                value.trim().parse::<f64>().ok()
+            };
+            sum.runs += number("run_cnt:").unwrap_or_default();
+            sum.nanoseconds += number("run_time_ns:").unwrap_or_default();
+        }
+        Ok(sum)
+    }
 }
 
 /// The CPU time that a program has used, in all its threads.
@@ -145,6 +350,11 @@ fn cpu_seconds(exporter: &Exporter) -> Result<f64> {
         nanoseconds += times.split(' ').next().context("a time")?.parse::<u64>()?;
     }
     Ok(Duration::from_nanos(nanoseconds).as_secs_f64())
+}
+
+fn spread(mut values: Vec<f64>) -> String {
+    values.sort_by(f64::total_cmp);
+    format!("{:.3} to {:.3}", values[0], values[values.len() - 1])
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

@@ -4,6 +4,7 @@ use super::{Node, Process};
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::cell::Cell;
+use std::ffi::OsStr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -46,13 +47,22 @@ impl Node {
     /// Starts the exporter of this build in the node, under a name and on ports that no other has, and waits until it calls
     /// itself ready.
     pub async fn start_exporter<const N: usize>(&self, args: [&str; N]) -> Result<Exporter> {
+        self.start_exporter_with(&args).await
+    }
+
+    /// The same with any number of arguments.
+    pub async fn start_exporter_with(&self, args: &[impl AsRef<OsStr>]) -> Result<Exporter> {
         static PORTS: AtomicU16 = AtomicU16::new(9_500);
-        self.start_exporter_on(PORTS.fetch_add(2, Ordering::Relaxed), args)
+        self.exporter_on(PORTS.fetch_add(2, Ordering::Relaxed), args)
             .await
     }
 
     /// The same on a port of the caller's choice and the one after it.
     pub async fn start_exporter_on<const N: usize>(&self, port: u16, args: [&str; N]) -> Result<Exporter> {
+        self.exporter_on(port, &args).await
+    }
+
+    async fn exporter_on(&self, port: u16, args: &[impl AsRef<OsStr>]) -> Result<Exporter> {
         ensure!(
             self.path(PROGRAM).exists(),
             "{PROGRAM} is not in the node: build it before the node starts"
