@@ -149,6 +149,22 @@ pub fn unique(name: &str) -> String {
 
 /// Runs one of the tools in the node, to its end, and returns what it prints. `/tmp/megabyte` is a file of that size.
 pub async fn tool(node: &Node, name: &str, arguments: &[&str]) -> Result<String> {
+    tool_behind(node, &["env"], name, arguments).await
+}
+
+/// The same behind a network that loses, repeats, reorders and cuts up packets, the same way for the same seed.
+pub async fn tool_behind_rough_network(
+    node: &Node,
+    seed: u64,
+    name: &str,
+    arguments: &[&str],
+) -> Result<String> {
+    let seed = format!("--seed={seed}");
+    let program = "/opt/podwasm/bin/podwasm-rough-network";
+    tool_behind(node, &[program, &seed, "--"], name, arguments).await
+}
+
+async fn tool_behind(node: &Node, before: &[&str], name: &str, arguments: &[&str]) -> Result<String> {
     ensure!(
         node.path("/opt/tools/usr").exists(),
         "no tools: run integration/node/tools.sh"
@@ -156,8 +172,9 @@ pub async fn tool(node: &Node, name: &str, arguments: &[&str]) -> Result<String>
     let megabyte = "
         mount -t tmpfs tmp /opt/tools/tmp && head -c 1048576 /dev/zero | tr '\\0' 'G' >/opt/tools/tmp/megabyte &&
         exec chroot /opt/tools \"$@\"";
-    let script = ["-m", "sh", "-c", megabyte, "sh", name];
-    let output = node.exec("unshare", script.iter().chain(arguments)).await?;
+    let script = ["unshare", "-m", "sh", "-c", megabyte, "sh", name];
+    let command = [before, &script, arguments].concat();
+    let output = node.exec(command[0], &command[1..]).await?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(

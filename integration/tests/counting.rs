@@ -9,7 +9,7 @@ use http_body_util::Full;
 use hyper::Request;
 use podwasm_integration::node::Exporter;
 use podwasm_integration::prelude::*;
-use podwasm_integration::servers::{self, Server, tool};
+use podwasm_integration::servers::{self, Server, tool, tool_behind_rough_network};
 use podwasm_integration::wait::{PATIENCE, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Mutex;
@@ -346,7 +346,65 @@ async fn connections_that_were_there_before_are_picked_up(flavor: Flavor) -> Res
     Ok(())
 }
 
+/// Packets between client and pod are lost, come twice, late, and in pieces that overlap; the kernels at both ends make streams of them.
+async fn a_bad_network_changes_no_count(flavor: Flavor) -> Result<()> {
+    let node = &Node::start(flavor, Runtime::Runc).await?;
+    let best = node.exporter().await?;
+    let plain = node.start_exporter(["--filter", "classic"]).await?;
+    let first = Server::nginx(node).await?;
+    let second = Server::nghttpd(node).await?;
+    let sixth = format!("http://{}/", SocketAddr::new(first.pod.ipv6().await?, 8080));
+    // (server, its URL, arguments of h2load, how many requests they send)
+    let runs: [(&Server<'_>, &str, &[&str], u64); 5] = [
+        (
+            &first,
+            &first.url("/"),
+            &["--h1", "-n", "1000", "-c", "25"],
+            1_000,
+        ),
+        (
+            &first,
+            &sixth,
+            &["--h1", "-n", "3000", "-c", "20", "-m", "8"],
+            3_000,
+        ),
+        (
+            &first,
+            &first.url("/"),
+            &["--h1", "-n", "12", "-c", "6", "-d", "/tmp/megabyte"],
+            12,
+        ),
+        (
+            &second,
+            &second.url("/"),
+            &["-n", "3000", "-c", "10", "-m", "20"],
+            3_000,
+        ),
+        (
+            &second,
+            &second.url("/"),
+            &["-n", "12", "-c", "6", "-d", "/tmp/megabyte"],
+            12,
+        ),
+    ];
+    let mut sent = [0, 0];
+    for (seed, (server, url, arguments, count)) in (1..).zip(runs) {
+        let arguments = [arguments, &[url][..]].concat();
+        let output = tool_behind_rough_network(node, seed, "h2load", &arguments).await?;
+        ensure!(output.contains(&format!(" {count} succeeded")), "{output}");
+        let total = &mut sent[usize::from(std::ptr::eq(server, &raw const second))];
+        *total += count;
+        for exporter in [best, &plain] {
+            check(exporter, &server.pod, *total, &format!("h2load {arguments:?}")).await?;
+        }
+    }
+    first.pod.remove().await?;
+    second.pod.remove().await?;
+    Ok(())
+}
+
 on_both! {
+    a_bad_network_changes_no_count
     connections_that_were_there_before_are_picked_up
     the_plain_filter_counts_the_same
 }
