@@ -22,6 +22,7 @@ pub mod cri;
 pub mod guests;
 pub mod image;
 pub mod load;
+pub mod manifest;
 pub mod node;
 pub mod servers;
 pub mod wait;

@@ -97,6 +97,7 @@ impl<'a> ContainerBuilder<'a> {
             container_path,
             host_path,
             readonly,
+            ..Default::default()
         });
         self
     }
@@ -163,6 +164,7 @@ impl<'a> ContainerBuilder<'a> {
     pub fn default_seccomp(mut self) -> Self {
         self.security().seccomp = Some(proto::SecurityProfile {
             profile_type: proto::security_profile::ProfileType::RuntimeDefault.into(),
+            ..Default::default()
         });
         self
     }

@@ -108,7 +108,7 @@ on_nodes! {
     async fn seccomp_filters_the_engine(node: &Node) {
         use podwasm_integration::cri::proto::{SecurityProfile, security_profile::ProfileType};
         let filtered = status(node, |security| {
-            security.seccomp = Some(SecurityProfile { profile_type: ProfileType::RuntimeDefault.into() });
+            security.seccomp = Some(SecurityProfile { profile_type: ProfileType::RuntimeDefault.into(), ..Default::default() });
         }).await?;
         assert_eq!(line(&filtered, "Seccomp")?, "2");
     }
