@@ -74,9 +74,13 @@ struct Head {
     chunked: bool,
     close: bool,
     connect: bool,
+    /// It says how the body is encoded.
+    encoded: bool,
     exclusion: Option<Exclusion>,
     /// The framing is one that servers refuse.
     faulty: bool,
+    /// The last field was one that says how long the body is.
+    framing: bool,
     keep_alive: bool,
     length: Option<u64>,
     lines: usize,
@@ -217,6 +221,7 @@ impl Http1 {
     }
 
     fn head_ended(&mut self) {
+        self.head.faulty |= self.head.encoded && !self.head.chunked;
         let head = &self.head;
         // What HTTP/1.0 asks to upgrade to is ignored (RFC 9110).
         self.tunnel = match (head.connect, head.upgrade && !head.version_10) {
@@ -367,6 +372,9 @@ impl Head {
     fn field(&mut self, line: &Text<'_>, rules: &Rules) {
         self.lines += 1;
         let text = line.prefix();
+        // A value that goes on in another line is one to some and another to others.
+        self.faulty |= self.framing && matches!(text[0], b' ' | b'\t');
+        self.framing = false;
         // Nearly all fields are told to be of no interest by their first byte.
         if !matches!(text[0] | 0x20, b'c' | b't' | b'u') {
             return;
@@ -374,14 +382,21 @@ impl Head {
         let Some((name, value)) = split_once(text, b':') else {
             return;
         };
+        // Who takes no notice of the space is told another length by some. RFC 9112 has all refuse it.
+        if name.ends_with(b" ") || name.ends_with(b"\t") {
+            self.faulty = true;
+            return;
+        }
         let value = value.trim_ascii();
         if name.eq_ignore_ascii_case(b"user-agent") {
             self.exclusion = self.exclusion.or_else(|| rules.by_user_agent(value));
         } else if name.eq_ignore_ascii_case(b"content-length") {
+            self.framing = true;
             self.content_length(value);
         } else if name.eq_ignore_ascii_case(b"connection") {
             words(value).for_each(|word| self.connection(word));
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
+            self.framing = true;
             self.transfer_encoding(value);
         } else if name.eq_ignore_ascii_case(b"upgrade") {
             self.upgrade = true;
@@ -401,16 +416,20 @@ impl Head {
             let length = std::str::from_utf8(word).ok().and_then(|word| word.parse().ok());
             match length.filter(|_| is_number) {
                 Some(length) if self.length.is_none_or(|known| known == length) => self.length = Some(length),
-                _ => self.faulty = !self.chunked,
+                _ => self.faulty |= !self.chunked,
             }
         }
     }
 
-    /// What encodes last has to say where the body ends, which only `chunked` does.
+    /// What encodes last, in the last such field, has to say where the body ends, which only `chunked` does.
     fn transfer_encoding(&mut self, value: &[u8]) {
-        let last = words(value).last();
-        self.chunked = last.is_some_and(|word| word.eq_ignore_ascii_case(b"chunked"));
-        self.faulty = !self.chunked;
+        let is_chunked = |word: &&[u8]| word.eq_ignore_ascii_case(b"chunked");
+        let again = self.chunked;
+        self.chunked = words(value).last().is_some_and(|word| is_chunked(&word));
+        // HTTP/1.0 has no chunks, and nobody is to be chunked twice.
+        let times = usize::from(again) + words(value).filter(is_chunked).count();
+        self.faulty |= self.version_10 || times > 1;
+        self.encoded = true;
     }
 }
 
@@ -513,6 +532,115 @@ mod tests {
             "Transfer-Encoding: gzip",
         ] {
             check(&format!("POST / HTTP/1.1\r\n{field}\r\n\r\n{more}"), 1, Next::End);
+        }
+    }
+
+    #[test]
+    fn lengths_that_servers_disagree_on_end_the_connection() {
+        let smuggled = "0\r\n\r\nGET /smuggled HTTP/1.1\r\n\r\n";
+        for fields in [
+            "Transfer-Encoding : chunked",
+            "Transfer-Encoding\t: chunked\r\nContent-Length: 3",
+            "Content-Length : 0",
+            "Transfer-Encoding: xchunked",
+            "Transfer-Encoding: \"chunked\"",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+            "Transfer-Encoding: chunked, chunked",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: gzip,\r\n chunked",
+            "Content-Length: 1\r\n 0",
+            "Content-Length: 0\r\n\t9",
+            "Content-Length: 0x0",
+            "Content-Length: -0",
+            "Content-Length: 0,",
+            "Content-Length:",
+            "Content-Length: 0\r\nContent-Length: 5",
+            "Content-Length: 18446744073709551616",
+        ] {
+            check(
+                &format!("POST / HTTP/1.1\r\n{fields}\r\n\r\n{smuggled}"),
+                1,
+                Next::End,
+            );
+        }
+        let old = "POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n";
+        check(&format!("{old}{smuggled}"), 1, Next::End);
+    }
+
+    #[test]
+    fn lengths_that_servers_agree_on_are_believed() {
+        let next = "GET / HTTP/1.1\r\n\r\n";
+        for (fields, body) in [
+            ("Transfer-Encoding:chunked", "0\r\n\r\n"),
+            ("TRANSFER-ENCODING:\t Chunked \t", "0\r\n\r\n"),
+            (
+                "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked",
+                "0\r\n\r\n",
+            ),
+            ("Cookie: a\r\n folded: b\r\nContent-Length: 3", "abc"),
+            (
+                "X-Content-Length: 9\r\nContent-Lengths: 9\r\nContent-Length: 003",
+                "abc",
+            ),
+            ("Content-Length: 3\r\nContent-Length: 3", "abc"),
+            (
+                "Transfer-Encoding: chunked",
+                "00000003 ;x=\"\r\nabc\r\n0;last\r\nA: b\r\n\r\n",
+            ),
+            ("Transfer-Encoding: chunked", "3\nabc\n0\n\n"),
+            ("", ""),
+        ] {
+            let end = if fields.is_empty() { "" } else { "\r\n" };
+            let stream = format!("POST / HTTP/1.1\r\n{fields}{end}\r\n{body}{next}");
+            check(&stream.repeat(2), 4, Next::More);
+        }
+    }
+
+    #[test]
+    fn sizes_of_chunks_that_nobody_takes_are_foreign() {
+        for size in ["0x1", "-1", "+1", "1h", ";", "", "10000000000000000", " 1"] {
+            let stream = format!(
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n{size}\r\na\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n"
+            );
+            check(&stream, 1, Next::Foreign);
+        }
+    }
+
+    #[test]
+    fn an_upgrade_to_http2_may_have_a_body() {
+        let preface = "PRI * HTTP/2.0\r\n\r\nSM";
+        for (field, body) in [
+            ("Content-Length: 24", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+            ("Transfer-Encoding: chunked", "3\r\nPRI\r\n0\r\nPRI: *\r\n\r\n"),
+        ] {
+            let stream = format!(
+                "POST / HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n{field}\r\n\r\n{body}{preface}"
+            );
+            check(&stream, 1, Next::Http2 { upgraded: true });
+        }
+    }
+
+    #[test]
+    fn a_stream_may_be_split_at_every_byte() {
+        let stream = "\r\nPOST /a HTTP/1.1\r\nUser-Agent: kube-probe/1\r\nContent-Length: 16\r\n\r\nGET / HTTP/1.1\r\n\
+            PUT http://b/ HTTP/1.1\nTransfer-Encoding: chunked\n\n1;GET / HTTP/1.1\r\n\r\r\n0\r\nGET: / HTTP/1.1\r\n\r\n\
+            HEAD / HTTP/1.1\r\nConnection: keep-alive\r\n\r\nGET /ws HTTP/1.1\r\nUpgrade: x\r\n\r\nGET / HTTP/1.1\r\n\r\n";
+        let stream = stream.as_bytes();
+        for first in 0..stream.len() {
+            for second in [first, first + 1, first + 7, stream.len()] {
+                let second = second.min(stream.len());
+                let (mut parser, mut tally) = (Http1::default(), Tally::default());
+                for piece in [&stream[..first], &stream[first..second], &stream[second..]] {
+                    let read = parser.read(piece, &Rules::probes(), &mut tally);
+                    assert_eq!(read, (piece.len(), Next::More), "{first} {second}");
+                }
+                let found = (
+                    tally.requests(Protocol::Http1),
+                    tally.excluded(Exclusion::HttpProbe),
+                );
+                assert_eq!(found, (4, 1), "{first} {second}");
+            }
         }
     }
 

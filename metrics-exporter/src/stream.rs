@@ -243,6 +243,26 @@ mod tests {
         );
     }
 
+    /// As Linux puts them together, whose readers the pods are.
+    #[test]
+    fn of_bytes_that_differ_the_same_are_read_as_by_the_pod() {
+        for (segments, expected) in [
+            // What was read is not read again.
+            (
+                &[(0, &b"abc"[..]), (0, b"xyzdef"), (2, b"????g")][..],
+                &b"abcdefg"[..],
+            ),
+            // What comes in order is read whole, before what has waited.
+            (&[(3, b"DEFG"), (0, b"abcde")], b"abcdeFG"),
+            // Of those that wait, the one that starts first is, ...
+            (&[(5, b"FGH"), (3, b"defg"), (0, b"abc")], b"abcdefgH"),
+            // ... and of those that start at the same byte, the longest.
+            (&[(3, b"DE"), (3, b"def"), (3, b"??"), (0, b"abc")], b"abcdef"),
+        ] {
+            assert_eq!(copied(segments).bytes, expected, "{segments:?}");
+        }
+    }
+
     #[test]
     fn what_is_missing_in_a_body_is_not_lost() {
         let mut copy = Copy {
