@@ -103,6 +103,7 @@ pub enum Record<'a> {
 impl Loader {
     /// Gets ready to load programs, and makes the ring that they share.
     pub fn new() -> Result<(Self, Ring), Refused> {
+        lift_limit();
         let object = Object::parse(PROGRAM)?;
         let mut shared = Vec::new();
         let mut share = |name| {
@@ -166,6 +167,16 @@ impl Loader {
             _ => Err(Refused::Load(io::Error::last_os_error())),
         }
     }
+}
+
+/// Kernels before 5.11 take what maps hold for locked memory, of which little is allowed.
+fn lift_limit() {
+    let limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the limit outlives the call. Who may not lift it gets what is allowed.
+    let _ = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
 }
 
 fn create(object: &Object, name: &'static str) -> Result<MapData, Refused> {
