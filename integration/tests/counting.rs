@@ -88,6 +88,24 @@ async fn send_in_pieces(
     Ok(())
 }
 
+/// Sends a stream, and returns all that comes until the server hangs up.
+async fn answers(node: &Node, address: SocketAddr, stream: &str) -> Result<String> {
+    let mut client = node.connect(address).await?;
+    client.write_all(stream.as_bytes()).await?;
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    let read = async {
+        // What the server had not read when it hung up makes that a reset, which is an end too.
+        while let Ok(length @ 1..) = client.read(&mut buffer).await {
+            text.extend(&buffer[..length]);
+        }
+    };
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .context("the server hangs up")?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
 /// On a machine with no time left, packets are lost, which is then said and is no fault: one node at a time.
 static HEAVY: Mutex<()> = Mutex::const_new(());
 
@@ -265,6 +283,35 @@ on_nodes! {
         );
         tool(node, "sh", &["-c", &script]).await?;
         check(exporter, &server.pod, 6, "large bodies").await?;
+        server.pod.remove().await?;
+    }
+
+    async fn what_a_server_refuses_hides_nothing_and_adds_nothing(node: &Node) {
+        let exporter = node.exporter().await?;
+        let server = Server::nginx(node).await?;
+        // nginx answers each with an error, and hangs up before the request that is hidden in what follows.
+        let fields = [
+            "Transfer-Encoding : chunked",
+            "Content-Length : 0",
+            "Transfer-Encoding: xchunked",
+            "Transfer-Encoding: chunked, identity",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Content-Length: 0x0",
+            "Content-Length: -0",
+            "Content-Length: 0\r\nContent-Length: 5",
+            "Content-Length: 18446744073709551616",
+        ];
+        let hidden = "0\r\n\r\nGET /hidden HTTP/1.1\r\nHost: x\r\n\r\n";
+        for field in fields {
+            let stream = format!("POST / HTTP/1.1\r\nHost: x\r\n{field}\r\n\r\n{hidden}");
+            let text = answers(node, server.address, &stream).await?;
+            ensure!(text.matches("HTTP/1.1 ").count() <= 1 && !text.contains(" 200 "), "{field}: {text}");
+        }
+        assert_eq!(counted(exporter, &server.pod).await?, fields.len() as u64);
+        // It refuses tunnels too.
+        let text = answers(node, server.address, "CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n").await?;
+        ensure!(text.starts_with("HTTP/1.1 4"), "{text}");
+        assert_eq!(counted(exporter, &server.pod).await?, fields.len() as u64 + 1);
         server.pod.remove().await?;
     }
 
