@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::dispatch;
+
 /// Who is at the other end: known once the runtime has configured the plugin.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct RuntimeInfo {
@@ -20,6 +22,7 @@ pub struct RuntimeInfo {
 #[derive(Clone, Debug)]
 pub struct Call {
     method: &'static str,
+    arrival: Instant,
     deadline: Instant,
     runtime: Arc<RuntimeInfo>,
 }
@@ -29,14 +32,35 @@ impl Call {
     pub fn new(method: &'static str, deadline: Instant, runtime: Arc<RuntimeInfo>) -> Self {
         Self {
             method,
+            arrival: Instant::now(),
             deadline,
             runtime,
         }
     }
 
+    /// A call that another process has handed on, which arrived there at `arrival`; `None` if no handler is for it.
+    pub fn handed_on(
+        method: &str,
+        arrival: Instant,
+        deadline: Instant,
+        runtime: Arc<RuntimeInfo>,
+    ) -> Option<Self> {
+        Some(Self {
+            method: dispatch::handled(method)?,
+            arrival,
+            deadline,
+            runtime,
+        })
+    }
+
     /// The same call by the name of the event that it is about: before NRI 0.12, most share one method.
     pub(crate) fn named(self, method: &'static str) -> Self {
         Self { method, ..self }
+    }
+
+    /// When the call came in.
+    pub fn arrival(&self) -> Instant {
+        self.arrival
     }
 
     /// When the answer has to be ready.

@@ -8,7 +8,7 @@ use tracing::info;
 use crate::api::{self, Container, Event, PodSandbox};
 use crate::call::Call;
 use crate::event::Events;
-use crate::plugin::{Configuration, Plugin, PluginError, Verdict};
+use crate::plugin::{Answer, Configuration, Plugin, PluginError, Verdict};
 use crate::ttrpc::{Code, Status};
 use crate::version::known_events;
 
@@ -50,6 +50,13 @@ pub(crate) enum Argument {
     Synchronize(api::SynchronizeRequest),
 }
 
+/// A method of this name that a handler answers, if there is one.
+pub(crate) fn handled(name: &str) -> Option<&'static str> {
+    METHODS
+        .into_iter()
+        .find(|method| *method == name && *method != "Configure")
+}
+
 /// The method, if there is one of that name.
 pub(crate) fn method(service: &str, name: &str) -> Result<&'static str, Status> {
     METHODS
@@ -77,12 +84,29 @@ pub(crate) async fn call<P: Plugin>(
 ) -> Result<Vec<u8>, Status> {
     match argument {
         Argument::Configure(configuration) => configure(&*plugin, call, configuration).await,
-        Argument::Encoded(bytes) => handle(&*plugin, call, &bytes).await,
+        Argument::Encoded(bytes) => match plugin.answer(&call, bytes).await {
+            Answer::ByHandler(bytes) => handle(&*plugin, call, &bytes).await,
+            Answer::Given(answer) => Ok(answer?),
+        },
         Argument::Synchronize(request) => {
             let update = plugin.synchronize(call, request.pods, request.containers).await?;
             Ok(api::SynchronizeResponse { update, more: false }.encode_to_vec())
         }
     }
+}
+
+/// Calls a plugin's handler with a call's bytes, and returns the answer's: for a process that another one hands calls on to, out of
+/// [`Plugin::answer`]. Any method but `Configure`, whose answer is for the connection to give.
+pub async fn answer<P: Plugin>(plugin: Arc<P>, call: Call, request: Vec<u8>) -> Result<Vec<u8>, PluginError> {
+    let argument = match call.method() {
+        "Synchronize" => decode("Synchronize", &request).map(Argument::Synchronize),
+        _ => Ok(Argument::Encoded(request)),
+    };
+    let answered = match argument {
+        Ok(argument) => self::call(plugin, call, argument).await,
+        Err(status) => Err(status),
+    };
+    answered.map_err(|status| PluginError::new(status.message))
 }
 
 /// Configures the plugin, then says what it subscribes to.

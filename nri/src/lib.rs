@@ -85,12 +85,13 @@ mod ttrpc;
 mod version;
 
 pub use call::{Call, RuntimeInfo};
+pub use dispatch::answer;
 pub use event::Events;
 pub use frame::FrameError;
 pub use identity::{Identity, IdentityError};
 pub use mux::MuxError;
 pub use nri_macros::plugin;
-pub use plugin::{Configuration, Creation, Plugin, PluginError, Updates, Verdict};
+pub use plugin::{Answer, Configuration, Creation, Plugin, PluginError, Updates, Verdict};
 pub use preinstalled::{Preinstalled, PreinstalledError};
 pub use runner::{DEFAULT_SOCKET, RunError, Runner};
 pub use runtime::{Runtime, UpdateError};

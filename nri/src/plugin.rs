@@ -91,6 +91,13 @@ pub trait Plugin: Send + Sync + 'static {
     /// containers are created without this plugin. Has to return at once: reconnecting waits.
     fn disconnected(&self, reason: &SessionError) {}
 
+    /// Answers a call from its bytes, before they are decoded. For a plugin that hands calls on to another process, which answers them
+    /// with [`crate::answer`]. The default leaves every call to its handler. What the connection itself takes part in, `Configure` and
+    /// `Synchronize`, does not come here.
+    fn answer(&self, call: &Call, request: Vec<u8>) -> impl Future<Output = Answer> + Send {
+        async { Answer::ByHandler(request) }
+    }
+
     /// A pod sandbox is being started. An error fails it.
     fn run_pod_sandbox(
         &self,
@@ -230,6 +237,15 @@ pub trait Plugin: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Verdict, PluginError>> + Send {
         async { Ok(Verdict::Accept) }
     }
+}
+
+/// What became of a call's bytes.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Answer {
+    /// The handler that the call is for is to answer it; these are the bytes.
+    ByHandler(Vec<u8>),
+    /// The encoded answer, or why there is none.
+    Given(Result<Vec<u8>, PluginError>),
 }
 
 /// What the runtime says when it configures a plugin.

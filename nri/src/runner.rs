@@ -156,6 +156,12 @@ impl<P: Plugin> Runner<P> {
         thread::run(serve, shutdown).await.map_err(RunError::Thread)?
     }
 
+    /// The same, but connection, handlers and hooks all run in the tokio runtime this is called in. It saves each call two changes of
+    /// thread, and is for a plugin that never blocks one: while it does, no other call is answered, and no deadline kept.
+    pub async fn run_here(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
+        self.serve(Handle::current(), shutdown).await
+    }
+
     async fn serve(mut self, handlers: Handle, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         let _disconnected = DisconnectOnDrop(self.runtime.clone());
         let mut shutdown = std::pin::pin!(shutdown);
