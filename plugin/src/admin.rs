@@ -8,7 +8,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::containerd::Containerd;
+use crate::front;
+use crate::front::workers::Workers;
 use crate::metrics::Metrics;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -16,17 +17,17 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 /// What the endpoint reports on.
 #[derive(Clone, Debug)]
 pub struct Admin {
-    /// Asked whether it answers.
-    pub containerd: Containerd,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Asked whether the plugin is registered.
     pub nri: nri::Runtime,
+    /// Asked whether they can work.
+    pub workers: Workers,
 }
 
 impl Admin {
     /// The endpoint's routes. Health is answered by being able to answer; readiness means registered
-    /// with NRI and containerd reachable.
+    /// with NRI, a worker at work and containerd reachable.
     pub fn routes(self) -> Router {
         Router::new()
             .route("/healthz", get(async || "ok\n"))
@@ -45,8 +46,8 @@ async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
     if !admin.nri.is_connected() {
         missing.push_str("not registered with NRI\n");
     }
-    if let Err(error) = admin.containerd.version().await {
-        missing = missing + &error.to_string() + "\n";
+    if let Err(problem) = front::is_ready(&admin.workers).await {
+        missing = missing + &problem + "\n";
     }
     if missing.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())

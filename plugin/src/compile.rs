@@ -27,7 +27,7 @@ use tracing::{info, warn};
 
 use crate::cache::Cache;
 use crate::compiled::{Compiled, Tier};
-use crate::metrics::{CompileOutcome, Metrics};
+use crate::metrics::{CompileOutcome, Recorder};
 use crate::policy::Compile;
 use crate::policy_file::Current;
 use crate::store::Module;
@@ -50,7 +50,7 @@ pub struct Compiler(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     is_disk_full: AtomicBool,
-    metrics: Arc<Metrics>,
+    recorder: Recorder,
     policy: Arc<Current>,
     queue: Mutex<Queue>,
     wake: Notify,
@@ -96,7 +96,7 @@ impl Compiler {
         cache: Cache,
         program: Result<Program, String>,
         policy: Arc<Current>,
-        metrics: Arc<Metrics>,
+        recorder: Recorder,
     ) -> Self {
         let workshop = program.map(|program| Workshop {
             cache: cache.clone(),
@@ -104,9 +104,9 @@ impl Compiler {
         });
         Self(Arc::new(Inner {
             is_disk_full: AtomicBool::new(false),
-            metrics,
             policy,
             queue: Mutex::default(),
+            recorder,
             wake: Notify::new(),
             workshop,
             cache,
@@ -228,7 +228,7 @@ impl Compiler {
                 took,
             } => {
                 self.0.is_disk_full.store(false, Ordering::Relaxed);
-                self.0.metrics.compiled(*tier, CompileOutcome::compiled, *took);
+                self.0.recorder.compiled(*tier, CompileOutcome::compiled, *took);
                 let module_bytes = self.0.cache.missing(digest).1;
                 info!(module = digest, %tier, ?took, peak_bytes, module_bytes, native_bytes = bytes, "compiled");
             }
@@ -238,7 +238,7 @@ impl Compiler {
                 took,
                 ..
             } => {
-                self.0.metrics.compiled(*tier, CompileOutcome::failed, *took);
+                self.0.recorder.compiled(*tier, CompileOutcome::failed, *took);
                 warn!(module = digest, %tier, ?took, reason, "cannot be compiled; this is remembered");
             }
             Done::Failed {
@@ -247,7 +247,7 @@ impl Compiler {
                 took,
                 ..
             } => {
-                self.0.metrics.compiled(*tier, CompileOutcome::postponed, *took);
+                self.0.recorder.compiled(*tier, CompileOutcome::postponed, *took);
                 let was_full = self.0.is_disk_full.swap(*is_disk_full, Ordering::Relaxed);
                 if !(*is_disk_full && was_full) {
                     warn!(module = digest, %tier, ?took, reason, "cannot be compiled at this moment; it is tried again");
@@ -259,7 +259,7 @@ impl Compiler {
     fn count(&self) {
         let queue = self.queue();
         for tier in Tier::ALL {
-            self.0.metrics.compile_queue(tier, queue.waiting(tier));
+            self.0.recorder.compile_queue(tier, queue.waiting(tier));
         }
     }
 }

@@ -89,6 +89,17 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Every reason.
+    pub const ALL: [Self; 7] = [
+        Self::Annotation,
+        Self::Component,
+        Self::Handler,
+        Self::NotAModule,
+        Self::NotCompiled,
+        Self::Policy,
+        Self::Unreadable,
+    ];
+
     /// The label's value.
     pub fn as_str(self) -> &'static str {
         match self {

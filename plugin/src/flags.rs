@@ -59,6 +59,9 @@ pub enum Command {
     /// It waits until no daemon runs any more, says what stays and why, and may be run again.
     #[command(args_override_self = true)]
     Uninstall(Uninstall),
+    /// The part of the daemon that does the work. `podwasm run` starts it.
+    #[command(hide = true, args_override_self = true)]
+    Worker(Run),
 }
 
 const INSPECT_EXIT_CODES: &str = "\

@@ -2,7 +2,8 @@
 //!
 //! `podwasm run` is an NRI plugin. For each container that is about to be created it looks at what
 //! would be executed ([`observe`]), decides from that alone ([`decide`]), and changes the container so
-//! that the engine runs it ([`adjust`]); [`plugin`] ties these together.
+//! that the engine runs it ([`adjust`]); [`plugin`] ties these together. That is the work of a [`worker`], a process that may crash;
+//! the connection with NRI is held by another, the [`front`].
 //!
 //! It is a library so that other programs can be made of its parts; all that it offers is [`run`].
 
@@ -22,6 +23,8 @@ mod decide;
 mod entrypoint;
 mod facts;
 mod flags;
+mod front;
+mod hop;
 mod image;
 mod inspect;
 mod install;
@@ -36,16 +39,28 @@ mod policy_file;
 mod quantity;
 mod store;
 mod verdicts;
+mod worker;
 
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use tokio::runtime::Builder;
 
 use flags::{Command, Flags};
 
 /// Does what the command line asks for: all of the program `podwasm`.
-pub async fn run() -> anyhow::Result<ExitCode> {
-    match Flags::parse().command {
+pub fn run() -> anyhow::Result<ExitCode> {
+    let command = Flags::parse().command;
+    // The front answers on one thread, so that a call changes none on its way.
+    let runtime = match command {
+        Command::Run(_) => Builder::new_current_thread().enable_all().build(),
+        _ => Builder::new_multi_thread().enable_all().build(),
+    };
+    runtime?.block_on(run_command(command))
+}
+
+async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::Cache(flags) => Ok(cache_command::run(flags).await),
         Command::Compile(flags) => Ok(compile_command::run(flags).await),
         Command::Inspect(flags) => Ok(inspect::run(flags).await),
@@ -53,5 +68,6 @@ pub async fn run() -> anyhow::Result<ExitCode> {
         Command::Nri(flags) => Ok(install::nri::run(flags).await),
         Command::Run(flags) => daemon::run(flags).await.map(|()| ExitCode::SUCCESS),
         Command::Uninstall(flags) => Ok(install::uninstall::run(flags).await),
+        Command::Worker(flags) => worker::run(flags).await.map(|()| ExitCode::SUCCESS),
     }
 }

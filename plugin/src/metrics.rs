@@ -1,5 +1,10 @@
 //! What the daemon counts about itself.
+//!
+//! The front owns the [`Metrics`], so they outlive workers; a worker has a [`Recorder`], and what it records is a [`Sample`] on its way
+//! to the front.
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,6 +17,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::compiled::{Runs, Tier};
+use crate::decide::Refusal;
 
 /// From 50 µs, an answer from memory, to containerd's own limit of 2 s.
 const LATENCY_BUCKETS_SECONDS: [f64; 13] = [
@@ -38,6 +44,23 @@ pub enum Outcome {
     routed,
 }
 
+impl Outcome {
+    const ALL: [Self; 4] = [Self::native, Self::unobserved, Self::refused, Self::routed];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::native => "native",
+            Self::unobserved => "unobserved",
+            Self::refused => "refused",
+            Self::routed => "routed",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.as_str() == name)
+    }
+}
+
 #[derive(Clone, Debug, EncodeLabelSet, PartialEq, Eq, Hash)]
 struct Decided {
     outcome: Outcome,
@@ -62,6 +85,22 @@ pub enum CompileOutcome {
     postponed,
 }
 
+impl CompileOutcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::compiled => "compiled",
+            Self::failed => "failed",
+            Self::postponed => "postponed",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::compiled, Self::failed, Self::postponed]
+            .into_iter()
+            .find(|outcome| outcome.as_str() == name)
+    }
+}
+
 #[derive(Clone, Debug, EncodeLabelSet, PartialEq, Eq, Hash)]
 struct Attempted {
     tier: &'static str,
@@ -71,6 +110,150 @@ struct Attempted {
 #[derive(Clone, Debug, EncodeLabelSet, PartialEq, Eq, Hash)]
 struct OfTier {
     tier: &'static str,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, PartialEq, Eq, Hash)]
+struct Given {
+    answer: &'static str,
+    why: &'static str,
+}
+
+/// Something to be counted.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Sample {
+    /// One of these.
+    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub what: Option<What>,
+}
+
+/// What can be counted.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum What {
+    /// What the cache holds.
+    #[prost(message, tag = "1")]
+    Cache(CacheHolds),
+    /// What came of compiling.
+    #[prost(message, tag = "2")]
+    Compiled(Labelled),
+    /// How many modules wait for a tier.
+    #[prost(message, tag = "3")]
+    CompileQueue(Labelled),
+    /// A container and how long it took to decide.
+    #[prost(message, tag = "4")]
+    Decided(Labelled),
+    /// How many modules left the cache.
+    #[prost(uint64, tag = "5")]
+    Evicted(u64),
+    /// A refusal.
+    #[prost(message, tag = "6")]
+    Refused(Labelled),
+    /// What the engine runs in a container.
+    #[prost(message, tag = "7")]
+    RoutedTier(Labelled),
+}
+
+/// What the cache holds.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct CacheHolds {
+    /// Disk it takes.
+    #[prost(uint64, tag = "1")]
+    pub bytes: u64,
+    /// Modules in it.
+    #[prost(uint64, tag = "2")]
+    pub modules: u64,
+}
+
+/// A value under one or two labels.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Labelled {
+    /// The first label's value.
+    #[prost(string, tag = "1")]
+    pub label: String,
+    /// The second one's.
+    #[prost(string, tag = "2")]
+    pub outcome: String,
+    /// Seconds or a number.
+    #[prost(double, tag = "3")]
+    pub value: f64,
+}
+
+/// Where the daemon's parts leave what is to be counted. Cheap to clone.
+#[derive(Clone)]
+pub struct Recorder(Arc<dyn Fn(What) + Send + Sync>);
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Recorder")
+    }
+}
+
+impl Recorder {
+    /// Gives what is recorded to `to`.
+    pub fn new(to: impl Fn(What) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(to))
+    }
+
+    /// Counts what came of compiling, and how long it took.
+    pub fn compiled(&self, tier: Tier, outcome: CompileOutcome, took: Duration) {
+        self.0(What::Compiled(labelled(
+            tier.as_str(),
+            outcome.as_str(),
+            took.as_secs_f64(),
+        )));
+    }
+
+    /// Notes how many modules wait for a tier.
+    pub fn compile_queue(&self, tier: Tier, waiting: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "a queue is short")]
+        self.0(What::CompileQueue(labelled(tier.as_str(), "", waiting as f64)));
+    }
+
+    /// Notes what the cache holds.
+    pub fn cache(&self, bytes: u64, modules: usize) {
+        let modules = modules as u64;
+        self.0(What::Cache(CacheHolds { bytes, modules }));
+    }
+
+    /// Counts modules that left.
+    pub fn evicted(&self, modules: u64) {
+        self.0(What::Evicted(modules));
+    }
+
+    /// Counts a container by what it runs.
+    pub fn routed_tier(&self, runs: Runs) {
+        self.0(What::RoutedTier(labelled(runs.as_str(), "", 1.0)));
+    }
+
+    /// Counts a container and how long it took to decide.
+    pub fn decided(&self, outcome: Outcome, took: Duration) {
+        self.0(What::Decided(labelled("", outcome.as_str(), took.as_secs_f64())));
+    }
+
+    /// Counts a refusal by its reason.
+    pub fn refused(&self, reason: Refusal) {
+        self.0(What::Refused(labelled(reason.as_str(), "", 1.0)));
+    }
+}
+
+fn labelled(label: &str, outcome: &str, value: f64) -> Labelled {
+    Labelled {
+        label: label.to_owned(),
+        outcome: outcome.to_owned(),
+        value,
+    }
+}
+
+/// The label of what is none of the known values.
+const UNKNOWN: &str = "unknown";
+/// The reason of a refusal that no worker gave.
+const WORKER: &str = "no_worker";
+
+fn known_tier(label: &str) -> &'static str {
+    let known = Tier::ALL
+        .map(Tier::as_str)
+        .into_iter()
+        .chain([Runs::Interpreted.as_str(), Runs::Waiting.as_str()]);
+    known.into_iter().find(|known| *known == label).unwrap_or(UNKNOWN)
 }
 
 /// The daemon's metrics; owns their registry.
@@ -89,6 +272,11 @@ pub struct Metrics {
     refusals: Family<Refused, Counter>,
     registry: Registry,
     routed_tier: Family<OfTier, Counter>,
+    unadjusted: Gauge,
+    unanswered: Family<Given, Counter>,
+    unknown: Gauge,
+    worker_up: Gauge,
+    workers: Counter,
 }
 
 impl Metrics {
@@ -114,6 +302,11 @@ impl Metrics {
             refusals: Family::default(),
             registry: Registry::default(),
             routed_tier: Family::default(),
+            unadjusted: Gauge::default(),
+            unanswered: Family::default(),
+            unknown: Gauge::default(),
+            worker_up: Gauge::default(),
+            workers: Counter::default(),
         };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let build = Info::new(vec![("version", version), ("engine", engine.to_owned())]);
@@ -137,12 +330,8 @@ impl Metrics {
             metrics.refusals.clone(),
         );
         metrics.register_compiling(registry);
-        for outcome in [
-            Outcome::native,
-            Outcome::unobserved,
-            Outcome::refused,
-            Outcome::routed,
-        ] {
+        metrics.register_workers(registry);
+        for outcome in Outcome::ALL {
             drop(metrics.decisions.get_or_create(&Decided { outcome })); // shown as 0 until it happens
         }
         Self {
@@ -167,52 +356,90 @@ impl Metrics {
         registry.register("routed_tier", help, self.routed_tier.clone());
     }
 
-    /// Counts what came of compiling, and how long it took.
-    pub fn compiled(&self, tier: Tier, outcome: CompileOutcome, took: Duration) {
-        let tier = tier.as_str();
-        self.compiles.get_or_create(&Attempted { tier, outcome }).inc();
-        self.compile_time
-            .get_or_create(&OfTier { tier })
-            .observe(took.as_secs_f64());
+    fn register_workers(&self, registry: &mut Registry) {
+        let help = "1 while a worker is at work";
+        registry.register("worker_up", help, self.worker_up.clone());
+        let help = "Workers that took up work; all but the first replaced one that had ended";
+        registry.register("workers", help, self.workers.clone());
+        let help = "Containers that no worker decided upon, by what was answered and why";
+        registry.register("unanswered", help, self.unanswered.clone());
+        let help = "Wasm containers that nobody adjusted, as seen when the plugin registered last";
+        registry.register("unadjusted_containers", help, self.unadjusted.clone());
+        let help = "Containers that could not be looked at when the plugin registered last";
+        registry.register("unknown_containers", help, self.unknown.clone());
     }
 
-    /// Notes how many modules wait for a tier.
-    pub fn compile_queue(&self, tier: Tier, waiting: usize) {
-        let tier = tier.as_str();
-        self.compile_queue
-            .get_or_create(&OfTier { tier })
-            .set(i64::try_from(waiting).unwrap_or(i64::MAX));
+    /// Takes a sample over. Labels come from a short list, whatever a worker says.
+    pub fn count(&self, sample: &What) {
+        match sample {
+            What::Cache(holds) => {
+                self.cache_bytes.set(holds.bytes.cast_signed());
+                self.cache_modules.set(holds.modules.cast_signed());
+            }
+            What::Compiled(compiled) => {
+                let tier = known_tier(&compiled.label);
+                if let Some(outcome) = CompileOutcome::named(&compiled.outcome) {
+                    self.compiles.get_or_create(&Attempted { tier, outcome }).inc();
+                }
+                self.compile_time
+                    .get_or_create(&OfTier { tier })
+                    .observe(compiled.value);
+            }
+            What::CompileQueue(queue) => {
+                let tier = known_tier(&queue.label);
+                #[expect(clippy::cast_possible_truncation, reason = "a queue is short")]
+                self.compile_queue
+                    .get_or_create(&OfTier { tier })
+                    .set(queue.value as i64);
+            }
+            What::Decided(decided) => {
+                if let Some(outcome) = Outcome::named(&decided.outcome) {
+                    self.decided(outcome, decided.value);
+                }
+            }
+            What::Evicted(modules) => _ = self.cache_evictions.inc_by(*modules),
+            What::Refused(refused) => {
+                let known = Refusal::ALL.into_iter().map(Refusal::as_str);
+                let reason = known.into_iter().find(|known| *known == refused.label);
+                let reason = reason.unwrap_or(UNKNOWN);
+                self.refusals.get_or_create(&Refused { reason }).inc();
+            }
+            What::RoutedTier(routed) => {
+                let tier = known_tier(&routed.label);
+                self.routed_tier.get_or_create(&OfTier { tier }).inc();
+            }
+        }
     }
 
-    /// Notes what the cache holds.
-    pub fn cache(&self, bytes: u64, modules: usize) {
-        self.cache_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        self.cache_modules.set(i64::try_from(modules).unwrap_or(i64::MAX));
-    }
-
-    /// Counts modules that left.
-    pub fn evicted(&self, modules: u64) {
-        self.cache_evictions.inc_by(modules);
-    }
-
-    /// Counts a container by what it runs.
-    pub fn routed_tier(&self, runs: Runs) {
-        self.routed_tier
-            .get_or_create(&OfTier { tier: runs.as_str() })
-            .inc();
-    }
-
-    /// Counts a container and how long it took to decide.
-    pub fn decided(&self, outcome: Outcome, took: Duration) {
+    fn decided(&self, outcome: Outcome, seconds: f64) {
         self.decisions.get_or_create(&Decided { outcome }).inc();
-        self.latency
-            .get_or_create(&Decided { outcome })
-            .observe(took.as_secs_f64());
+        self.latency.get_or_create(&Decided { outcome }).observe(seconds);
     }
 
-    /// Counts a refusal by its reason.
-    pub fn refused(&self, reason: &'static str) {
-        self.refusals.get_or_create(&Refused { reason }).inc();
+    /// Counts a container that no worker decided upon, and what became of it.
+    pub fn unanswered(&self, outcome: Outcome, why: &'static str, took: Duration) {
+        self.decided(outcome, took.as_secs_f64());
+        let answer = if outcome == Outcome::refused {
+            self.refusals.get_or_create(&Refused { reason: WORKER }).inc();
+            "error"
+        } else {
+            "empty"
+        };
+        self.unanswered.get_or_create(&Given { answer, why }).inc();
+    }
+
+    /// Notes whether a worker is at work.
+    pub fn worker(&self, is_up: bool) {
+        self.worker_up.set(is_up.into());
+        if is_up {
+            self.workers.inc();
+        }
+    }
+
+    /// Notes what a look at all containers brought.
+    pub fn surveyed(&self, unadjusted: u64, unknown: u64) {
+        self.unadjusted.set(unadjusted.cast_signed());
+        self.unknown.set(unknown.cast_signed());
     }
 
     /// Notes whether the plugin is registered.
@@ -243,15 +470,22 @@ mod tests {
 
     #[test]
     fn the_text_shows_what_was_counted() {
-        let metrics = Metrics::new("e1");
-        metrics.decided(Outcome::routed, Duration::from_micros(80));
-        metrics.refused("component");
+        let metrics = Arc::new(Metrics::new("e1"));
+        let recorder = Recorder::new({
+            let metrics = metrics.clone();
+            move |what| metrics.count(&what)
+        });
+        recorder.decided(Outcome::routed, Duration::from_micros(80));
+        recorder.refused(Refusal::Component);
         metrics.connected(true);
-        metrics.compiled(Tier::Fast, CompileOutcome::failed, Duration::from_secs(3));
-        metrics.compile_queue(Tier::Optimised, 2);
-        metrics.cache(1 << 20, 3);
-        metrics.evicted(2);
-        metrics.routed_tier(Runs::Waiting);
+        recorder.compiled(Tier::Fast, CompileOutcome::failed, Duration::from_secs(3));
+        recorder.compile_queue(Tier::Optimised, 2);
+        recorder.cache(1 << 20, 3);
+        recorder.evicted(2);
+        recorder.routed_tier(Runs::Waiting);
+        metrics.worker(true);
+        metrics.unanswered(Outcome::unobserved, "died", Duration::from_millis(3));
+        metrics.surveyed(2, 1);
         let text = metrics.text();
         for line in [
             "podwasm_decisions_total{outcome=\"routed\"} 1",
@@ -267,11 +501,26 @@ mod tests {
             "podwasm_cache_modules 3",
             "podwasm_cache_evictions_total 2",
             "podwasm_routed_tier_total{tier=\"waiting\"} 1",
+            "podwasm_workers_total 1",
+            "podwasm_worker_up 1",
+            "podwasm_unanswered_total{answer=\"empty\",why=\"died\"} 1",
+            "podwasm_decisions_total{outcome=\"unobserved\"} 1",
+            "podwasm_unadjusted_containers 2",
+            "podwasm_unknown_containers 1",
             "process_start_time_seconds 1",
             "engine=\"e1\"",
             "# EOF",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_worker_cannot_make_up_labels() {
+        let metrics = Metrics::new("e1");
+        metrics.count(&What::Refused(labelled("made up", "", 1.0)));
+        metrics.count(&What::RoutedTier(labelled("made up", "", 1.0)));
+        metrics.count(&What::Decided(labelled("", "made up", 1.0)));
+        assert!(!metrics.text().contains("made up"), "{}", metrics.text());
     }
 }

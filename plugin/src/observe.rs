@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::os::linux::fs::MetadataExt as _;
@@ -130,18 +131,32 @@ pub struct Observer {
 }
 
 /// Images and programs whose first bytes were a module's. That is known long before a large module is in the store.
-#[derive(Debug)]
-struct Modules(Mutex<LruCache<(String, String), ()>>);
+struct Modules {
+    seen: Mutex<LruCache<(String, String), ()>>,
+    tell: Box<Tell>,
+}
+
+/// What is told of an image and a program.
+type Tell = dyn Fn(&str, &str) + Send + Sync;
+
+impl fmt::Debug for Modules {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("Modules").field(&self.seen).finish()
+    }
+}
 
 impl Modules {
     fn add(&self, subject: &Subject) {
         let key = (subject.image.clone(), subject.program.clone());
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).put(key, ());
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.put(key, ()).is_none() {
+            (self.tell)(&subject.image, &subject.program);
+        }
     }
 
     fn have(&self, subject: &Subject) -> bool {
         let key = (subject.image.clone(), subject.program.clone());
-        self.0
+        self.seen
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .contains(&key)
@@ -149,15 +164,24 @@ impl Modules {
 }
 
 impl Observer {
-    /// Looks through this containerd, keeps modules in this store, and asks nothing that this catalog knows.
-    pub fn new(containerd: Containerd, store: Arc<Store>, catalog: Arc<Catalog>) -> Self {
+    /// Looks through this containerd, keeps modules in this store, and asks nothing that this catalog knows. `tell` is told of each image
+    /// and program whose first bytes are a module's, as soon as they are seen.
+    pub fn new(
+        containerd: Containerd,
+        store: Arc<Store>,
+        catalog: Arc<Catalog>,
+        tell: impl Fn(&str, &str) + Send + Sync + 'static,
+    ) -> Self {
         Self {
             catalog,
             confirmed: Mutex::new(LruCache::new(NAMES)),
             containerd,
             cruns: Mutex::default(),
             sandboxes: Mutex::new(LruCache::new(SANDBOXES)),
-            modules: Arc::new(Modules(Mutex::new(LruCache::new(MODULES)))),
+            modules: Arc::new(Modules {
+                seen: Mutex::new(LruCache::new(MODULES)),
+                tell: Box::new(tell),
+            }),
             store,
             verdicts: Verdicts::default(),
         }

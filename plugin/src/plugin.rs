@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nri::api::{Container, ContainerUpdate, PodSandbox};
-use nri::{Call, Configuration, Creation, PluginError, RuntimeInfo, SessionError};
+use nri::{Call, Creation, PluginError};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -16,7 +16,7 @@ use crate::compile::queue::Need;
 use crate::compiled::{Compiled, Runs};
 use crate::decide::{self, Decision, Refusal, is_crun};
 use crate::facts::{Entrypoint, Facts, Runtime};
-use crate::metrics::{Metrics, Outcome};
+use crate::metrics::{Outcome, Recorder};
 use crate::observe::{Error, Observer, Subject};
 use crate::policy::Policy;
 use crate::policy_file::Current;
@@ -24,16 +24,16 @@ use crate::policy_file::Current;
 /// The runtime holds a lock of the whole node while it waits.
 const BUDGET: Duration = Duration::from_millis(300);
 /// Under which containerd tells a container's image.
-const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
+pub const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
 
 /// The plugin's state.
 #[derive(Debug)]
 pub struct Podwasm {
     bundle: Bundle,
     compiler: Compiler,
-    metrics: Arc<Metrics>,
     observer: Arc<Observer>,
     policy: Arc<Current>,
+    recorder: Recorder,
 }
 
 /// A request, and what was made of it.
@@ -48,33 +48,12 @@ struct Case<'a> {
 
 #[nri::plugin]
 impl nri::Plugin for Podwasm {
-    /// Started by the runtime, the policy may come from its configuration.
-    async fn configure(&self, _call: Call, configuration: Configuration) -> Result<(), PluginError> {
-        if !configuration.config.trim().is_empty() {
-            let policy = Policy::parse(&configuration.config)?;
-            self.policy.send_replace(Arc::new(policy));
-            info!("policy taken from NRI's configuration");
-        }
-        Ok(())
-    }
-
     async fn synchronize(
         &self,
         _call: Call,
         pods: Vec<PodSandbox>,
-        containers: Vec<Container>,
+        _containers: Vec<Container>,
     ) -> Result<Vec<ContainerUpdate>, PluginError> {
-        let marker = adjust::marker();
-        let routed = containers
-            .iter()
-            .filter(|container| container.annotation(&marker).is_some())
-            .count();
-        info!(
-            pods = pods.len(),
-            containers = containers.len(),
-            routed,
-            "synchronized"
-        );
         for pod in pods {
             self.observer.expect(pod.id);
         }
@@ -98,7 +77,7 @@ impl nri::Plugin for Podwasm {
         pod: PodSandbox,
         container: Container,
     ) -> Result<Creation, PluginError> {
-        let case = Case::new(&pod, &container);
+        let case = Case::new(&pod, &container, call.arrival());
         let deadline = call.deadline().min(case.started + BUDGET);
         let policy = self.policy.borrow().clone();
         match timeout_at(deadline, self.facts(&case, &policy)).await {
@@ -109,23 +88,6 @@ impl nri::Plugin for Podwasm {
             }
         }
     }
-
-    fn connected(&self, runtime: &RuntimeInfo) {
-        self.metrics.connected(true);
-        info!(
-            runtime = runtime.name,
-            version = runtime.version,
-            "registered with NRI"
-        );
-    }
-
-    fn disconnected(&self, reason: &SessionError) {
-        self.metrics.connected(false);
-        warn!(
-            error = reason as &dyn std::error::Error,
-            "NRI connection lost; containers are created without podwasm until it is back"
-        );
-    }
 }
 
 impl Podwasm {
@@ -134,15 +96,15 @@ impl Podwasm {
         observer: Arc<Observer>,
         bundle: Bundle,
         compiler: Compiler,
-        metrics: Arc<Metrics>,
         policy: Arc<Current>,
+        recorder: Recorder,
     ) -> Self {
         Self {
             bundle,
             compiler,
-            metrics,
             observer,
             policy,
+            recorder,
         }
     }
 
@@ -218,12 +180,12 @@ impl Podwasm {
                 why,
             } => {
                 debug!(container = container.name, module = module.digest, settings = %plan.engine, added = ?plan.added, "planned");
-                self.metrics.routed_tier(plan.runs);
+                self.recorder.routed_tier(plan.runs);
                 self.routed(case, "engine", Some(plan.runs), &why);
                 Ok(adjust::engine(&self.bundle, &module, &cover, &plan, container).into())
             }
             Decision::Native { why } => {
-                self.metrics.decided(Outcome::native, took);
+                self.recorder.decided(Outcome::native, took);
                 debug!(
                     namespace = pod.namespace,
                     pod = pod.name,
@@ -245,7 +207,7 @@ impl Podwasm {
     fn routed(&self, case: &Case<'_>, handler: &str, runs: Option<Runs>, why: &str) {
         let Case { container, pod, .. } = case;
         let took = case.started.elapsed();
-        self.metrics.decided(Outcome::routed, took);
+        self.recorder.decided(Outcome::routed, took);
         info!(
             namespace = pod.namespace,
             pod = pod.name,
@@ -292,7 +254,7 @@ impl Podwasm {
                 &format!("{problem}, though {why}; it is tried again"),
             ));
         }
-        self.metrics.decided(Outcome::unobserved, case.started.elapsed());
+        self.recorder.decided(Outcome::unobserved, case.started.elapsed());
         let Case { container, pod, .. } = case;
         warn!(
             namespace = pod.namespace,
@@ -306,8 +268,8 @@ impl Podwasm {
 
     fn refuse(&self, case: &Case<'_>, kind: Refusal, reason: &str) -> PluginError {
         let Case { container, pod, .. } = case;
-        self.metrics.decided(Outcome::refused, case.started.elapsed());
-        self.metrics.refused(kind.as_str());
+        self.recorder.decided(Outcome::refused, case.started.elapsed());
+        self.recorder.refused(kind);
         warn!(
             namespace = pod.namespace,
             pod = pod.name,
@@ -321,13 +283,13 @@ impl Podwasm {
 }
 
 impl<'a> Case<'a> {
-    fn new(pod: &'a PodSandbox, container: &'a Container) -> Self {
+    fn new(pod: &'a PodSandbox, container: &'a Container, started: Instant) -> Self {
         let annotations: HashMap<_, _> = pod.annotations.clone().into_iter().collect();
         Self {
             container,
             pod,
             settings: annotation::settings(&annotations, &container.name).map_err(|error| error.to_string()),
-            started: Instant::now(),
+            started,
             subject: subject(pod, container),
             wanted_by_crun: adjust::wanted_by_crun(pod, container),
         }

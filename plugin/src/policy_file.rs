@@ -37,33 +37,42 @@ pub fn find(named: Option<PathBuf>, idx: &str, name: &str) -> Option<PathBuf> {
 
 /// Reads the policy for the first time. A mistake is an error.
 pub fn read(path: Option<&Path>) -> anyhow::Result<Current> {
-    let Some(path) = path else {
-        return Ok(watch::Sender::new(Arc::default()));
-    };
+    Ok(watch::Sender::new(Arc::new(match path {
+        None => Policy::default(),
+        Some(path) => read_text(path)?.1,
+    })))
+}
+
+/// The text of a policy's file, and what it says.
+pub fn read_text(path: &Path) -> anyhow::Result<(String, Policy)> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read the policy {}", path.display()))?;
     let policy =
         Policy::parse(&text).with_context(|| format!("the policy {} cannot be followed", path.display()))?;
-    info!(path = %path.display(), "policy read");
-    Ok(watch::Sender::new(Arc::new(policy)))
+    Ok((text, policy))
 }
 
-/// Follows changes of the file for ever. A bad file leaves the old policy in force, and is said once.
-pub async fn follow(path: PathBuf, current: Arc<Current>) {
+/// Follows changes of the file for ever, from the text that was seen last. A bad file leaves the old policy in force, and is said
+/// once. `tell` is told of each text that was taken over.
+pub async fn follow(path: PathBuf, mut seen: Option<String>, current: Arc<Current>, tell: impl Fn(String)) {
     let mut ticks = interval(INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut seen = fs::read_to_string(&path).ok();
     loop {
         ticks.tick().await;
         let text = fs::read_to_string(&path).ok();
         if text != seen {
-            take(&path, text.as_deref(), &current);
+            if take(&path, text.as_deref(), &current)
+                && let Some(text) = &text
+            {
+                tell(text.clone());
+            }
             seen = text;
         }
     }
 }
 
-fn take(path: &Path, text: Option<&str>, current: &Current) {
+/// Takes a text over, and says whether it could.
+fn take(path: &Path, text: Option<&str>, current: &Current) -> bool {
     let path = path.display();
     match text.map(Policy::parse) {
         None => warn!(%path, "the policy cannot be read; the old one stays in force"),
@@ -73,8 +82,10 @@ fn take(path: &Path, text: Option<&str>, current: &Current) {
         Some(Ok(policy)) => {
             current.send_replace(Arc::new(policy));
             info!(%path, "policy read again");
+            return true;
         }
     }
+    false
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    podwasm::run().await
+fn main() -> anyhow::Result<ExitCode> {
+    podwasm::run()
 }

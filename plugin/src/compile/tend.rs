@@ -14,7 +14,7 @@ use super::queue::Need;
 use crate::cache::Cache;
 use crate::cache::entries::GRACE;
 use crate::containerd::{self, Containerd};
-use crate::metrics::Metrics;
+use crate::metrics::Recorder;
 use crate::policy_file::Current;
 
 /// How often the disk is looked at.
@@ -30,7 +30,7 @@ pub struct Tender {
     /// Asked for what is in use.
     pub containerd: Containerd,
     /// What is counted.
-    pub metrics: Arc<Metrics>,
+    pub recorder: Recorder,
     /// Says how much there may be.
     pub policy: Arc<Current>,
 }
@@ -80,7 +80,7 @@ impl Tender {
             let is_settled = started.elapsed() > GRACE;
             said.warn(self.tend_once(is_settled).await.err());
             let (bytes, modules) = self.cache.size();
-            self.metrics.cache(bytes, modules);
+            self.recorder.cache(bytes, modules);
         }
     }
 
@@ -112,7 +112,7 @@ impl Tender {
         let busy = self.compiler.busy(&self.cache.digests());
         let cache = self.cache.clone();
         let evicted = blocking(move || cache.evict(&in_use, &busy, budget)).await?;
-        self.metrics.evicted(evicted.len() as u64);
+        self.recorder.evicted(evicted.len() as u64);
         for held in evicted {
             info!(module = held.digest, bytes = held.bytes, "evicted");
         }

@@ -15,7 +15,7 @@ use super::queue::{Key, Need};
 use super::{Compiler, build};
 use crate::cache::Cache;
 use crate::compiled::{Compiled, Tier};
-use crate::metrics::Metrics;
+use crate::metrics::Recorder;
 use crate::policy::{Compile, Policy};
 use crate::store::{Kept, Module, Store};
 
@@ -103,9 +103,9 @@ impl Bench {
         let cache = self.workshop().cache;
         let store = Store::new(cache.clone(), 1 << 20);
         let policy = Arc::new(watch::Sender::new(Arc::new(policy)));
-        let metrics = Arc::new(Metrics::new("e"));
+        let recorder = Recorder::new(drop);
         (
-            Compiler::new(cache, Ok(self.program.clone()), policy, metrics),
+            Compiler::new(cache, Ok(self.program.clone()), policy, recorder),
             store,
         )
     }
