@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+pub mod chaos;
 pub mod cri;
 pub mod guests;
 pub mod image;

@@ -3,6 +3,8 @@
 use super::{Node, Process};
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::process::Command;
 
 /// Where the plugin serves its health and metrics, inside the node.
@@ -18,6 +20,41 @@ impl Podwasm {
     /// The program itself, to signal it, wait for it, or read what it logged.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Its workers, by their pids in the host's count: the one at work first, then the one that waits.
+    pub fn workers(&self) -> Result<Vec<i32>> {
+        let front = self.process.pid();
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let pid = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<i32>().ok());
+            let stat = std::fs::read_to_string(entry.path().join("stat"));
+            let (Some(pid), Ok(stat)) = (pid, stat) else {
+                continue;
+            };
+            let fields: Vec<_> = stat
+                .rsplit(')')
+                .next()
+                .unwrap_or_default()
+                .split_whitespace()
+                .collect();
+            let [state, parent] = [0, 1].map(|at| fields.get(at).copied().unwrap_or_default());
+            if parent.parse() == Ok(front) && state != "Z" {
+                let began: u64 = fields.get(19).context("no start time")?.parse()?;
+                found.push((began, pid));
+            }
+        }
+        found.sort_unstable();
+        Ok(found.into_iter().map(|(_, pid)| pid).collect())
+    }
+
+    /// Sends a signal to the worker at work.
+    pub fn signal_worker(&self, signal: Signal) -> Result<()> {
+        let worker = *self.workers()?.first().context("no worker")?;
+        kill(Pid::from_raw(worker), signal).with_context(|| format!("send {signal} to worker {worker}"))
     }
 }
 
@@ -64,6 +101,15 @@ impl Node {
             .await
             .with_context(|| plugin.process.log_tail())?;
         Ok(plugin)
+    }
+
+    /// The value of one of the plugin's metrics, by its name and labels; 0 while it does not say.
+    pub async fn podwasm_metric(&self, sample: &str) -> Result<f64> {
+        let text = self.http(PLUGIN_HTTP.parse()?, "/metrics").await?.text();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(sample)?.trim().parse().ok());
+        Ok(value.unwrap_or_default())
     }
 
     /// Waits until the plugin calls itself ready, as after a restart of containerd.

@@ -1,0 +1,82 @@
+//! Faults on purpose, each a test by itself. `make chaos` runs them, and repeats them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use podwasm_integration::chaos::Field;
+use podwasm_integration::node::{Podwasm, Signal};
+use podwasm_integration::prelude::*;
+use podwasm_integration::wait::{PATIENCE, until};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Rows of creations side by side. containerd lets one at a time see the plugins.
+const AT_ONCE: usize = 4;
+/// How often something is killed in a test. `CHAOS_KILLS` says otherwise.
+const KILLS: usize = 12;
+
+fn kills() -> usize {
+    let asked = std::env::var("CHAOS_KILLS").ok();
+    asked.and_then(|number| number.parse().ok()).unwrap_or(KILLS)
+}
+
+/// The node's own plugin, for its log, should the test fail.
+async fn with_log<T>(plugin: &Podwasm, work: impl Future<Output = Result<T>>) -> Result<T> {
+    work.await.with_context(|| plugin.process().log_tail())
+}
+
+/// Workers are killed in the midst of creations, as soon as the next one is at work.
+async fn killed_workers_fail_no_container(flavor: Flavor) -> Result<()> {
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let plugin = node.start_podwasm().await?;
+    let field = Field::open(&node).await?;
+    let is_over = AtomicBool::new(false);
+    let disrupt = async {
+        for kill in 1..=kills() {
+            field.wait_for(3).await?;
+            plugin.signal_worker(Signal::SIGKILL)?;
+            until("the next worker is at work", PATIENCE, async || {
+                #[expect(clippy::cast_precision_loss, reason = "a small number")]
+                let wanted = (kill + 1) as f64;
+                let workers = node.podwasm_metric("podwasm_workers_total").await?;
+                Ok((workers >= wanted).then_some(()))
+            })
+            .await?;
+        }
+        is_over.store(true, Ordering::SeqCst);
+        anyhow::Ok(())
+    };
+    let create = field.create(AT_ONCE, |_| is_over.load(Ordering::SeqCst));
+    let (tally, ()) = with_log(&plugin, async { tokio::try_join!(create, disrupt) }).await?;
+    println!("{flavor:?}: {} workers killed: {tally}", kills());
+    with_log(&plugin, async { tally.check(tally.native + tally.wasm) }).await?;
+    ensure!(tally.wasm > 0 && tally.native > 0, "{tally}");
+    let connections = node.podwasm_metric("podwasm_nri_connections_total").await?;
+    ensure!(connections < 1.5, "the plugin connected {connections} times");
+    node.stop().await
+}
+
+/// A worker that ends every 350 ms, whatever it is doing.
+async fn a_worker_that_crashes_in_a_loop_fails_no_container(flavor: Flavor) -> Result<()> {
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let plugin = node.start_podwasm().await?;
+    let field = Field::open(&node).await?;
+    let is_over = AtomicBool::new(false);
+    let disrupt = async {
+        for _ in 0..kills() {
+            tokio::time::sleep(Duration::from_millis(350)).await;
+            plugin.signal_worker(Signal::SIGKILL)?;
+        }
+        is_over.store(true, Ordering::SeqCst);
+        anyhow::Ok(())
+    };
+    let create = field.create(AT_ONCE, |_| is_over.load(Ordering::SeqCst));
+    let (tally, ()) = with_log(&plugin, async { tokio::try_join!(create, disrupt) }).await?;
+    println!("{flavor:?}: {} crashes: {tally}", kills());
+    with_log(&plugin, async { tally.check(tally.native + tally.wasm) }).await?;
+    node.stop().await
+}
+
+on_both! {
+    a_worker_that_crashes_in_a_loop_fails_no_container
+    killed_workers_fail_no_container
+}
