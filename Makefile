@@ -13,7 +13,7 @@ BENCH ?= --chart docs/benchmarks.svg --json target/bench.json
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help demo test images bench lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
+.PHONY: help demo test images bench chaos lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,13 @@ node-tests: setup engine guests roots ## The tests on throw-away nodes of contai
 	cargo build --quiet -p nri --examples
 	cargo test -p podwasm-metrics-exporter --lib -- --ignored
 	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
+
+chaos: setup engine guests roots ## The faults: all, or TEST=name, REPEAT times; CHAOS_KILLS says how often things are killed in one
+	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
+	for round in $$(seq $(or $(REPEAT),1)); do \
+	  cargo test -p podwasm --test front -- $(TEST) && \
+	  cargo test -p podwasm-integration --test chaos --test disruption --test compile -- --ignored --nocapture --test-threads 2 $(TEST) || exit; \
+	done
 
 engine: setup ## The engine and the bundle it ships in: target/engine/bundle
 	engine/bundle/build.sh
