@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use http_body_util::Full;
 use hyper::Request;
-use podwasm_integration::node::Exporter;
+use podwasm_integration::node::{Exporter, Signal};
 use podwasm_integration::prelude::*;
 use podwasm_integration::servers::{self, Server, tool, tool_behind_rough_network};
 use podwasm_integration::wait::{PATIENCE, until};
@@ -393,6 +393,30 @@ async fn connections_that_were_there_before_are_picked_up(flavor: Flavor) -> Res
     Ok(())
 }
 
+/// While the exporter sleeps, more comes than the ring holds, and what follows stays in the pod's socket.
+async fn an_exporter_that_was_asleep_has_missed_nothing(flavor: Flavor) -> Result<()> {
+    let node = &Node::start(flavor, Runtime::Runc).await?;
+    let exporter = node.exporter().await?;
+    let _alone = HEAVY.lock().await;
+    let server = Server::nginx(node).await?;
+    let url = server.url("/");
+    let load = ["--h1", "-n", "45000", "-c", "20", "-m", "2", &url];
+    exporter.process().signal(Signal::SIGSTOP)?;
+    let sent = tool(node, "h2load", &load).await;
+    exporter.process().signal(Signal::SIGCONT)?;
+    sent?;
+    check(exporter, &server.pod, 45_000, "while it was asleep").await?;
+    let log = std::fs::read_to_string(exporter.process().log())?;
+    ensure!(
+        log.contains("the ring was full"),
+        "the ring was not full, and this shows nothing"
+    );
+    tool(node, "h2load", &["--h1", "-n", "500", "-c", "5", &url]).await?;
+    check(exporter, &server.pod, 45_500, "afterwards").await?;
+    server.pod.remove().await?;
+    Ok(())
+}
+
 /// Packets between client and pod are lost, come twice, late, and in pieces that overlap; the kernels at both ends make streams of them.
 async fn a_bad_network_changes_no_count(flavor: Flavor) -> Result<()> {
     let node = &Node::start(flavor, Runtime::Runc).await?;
@@ -452,6 +476,7 @@ async fn a_bad_network_changes_no_count(flavor: Flavor) -> Result<()> {
 
 on_both! {
     a_bad_network_changes_no_count
+    an_exporter_that_was_asleep_has_missed_nothing
     connections_that_were_there_before_are_picked_up
     the_plain_filter_counts_the_same
 }
