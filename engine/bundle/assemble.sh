@@ -7,6 +7,9 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 engine=$1 compiler=$2 output=$3
 system=/usr/lib/x86_64-linux-gnu
+# What libwasmedge is linked with, and the engine does not use: compiling, compressing what was compiled, and logging, which
+# `src/quiet.rs` stands in for. Only LLVM is left out of the bundle; a plugin may need the others.
+absent=(libLLVM.so.19.1 libz.so.1 libzstd.so.1 libspdlog.so.1.15)
 
 main() {
     out=$output/bundle
@@ -26,8 +29,7 @@ assemble_engine() {
     gcc -std=c11 -Os -Wall -Wextra -Werror -nostdlib -static -ffreestanding -fno-stack-protector \
         -fno-asynchronous-unwind-tables -Wl,--build-id=none -Wl,-z,noexecstack -s \
         -o "$out/launch" "$here/../launch/launch.c"
-    "$here/stub_llvm.sh" "$system/libwasmedge.so.0" "$out/lib/libLLVM.so.19.1"
-    copy_libraries "$out/engine"
+    copy_libraries "$out/engine" libLLVM.so.19.1
     redirect_loader "$out/lib/ld-linux-x86-64.so.2"
 }
 
@@ -47,7 +49,7 @@ prelink() {
     local order=("$out/engine") at=0 name
     while [ "$at" -lt "${#order[@]}" ]; do
         for name in $(needed "${order[at]}"); do
-            case "${order[*]} ld-linux-x86-64.so.2 " in
+            case "${order[*]} ${absent[*]} ld-linux-x86-64.so.2 " in
             *"$name "*) ;;
             *) order+=("$out/lib/$name") ;;
             esac
@@ -55,7 +57,7 @@ prelink() {
         at=$((at + 1))
     done
     gcc -std=c11 -O2 -Wall -Wextra -Werror -o "$output/prelink" "$here/prelink.c"
-    "$output/prelink" "${order[@]}"
+    "$output/prelink" "${order[@]}" -- "${absent[@]/#/$system/}"
     rm "$output/prelink"
 }
 
@@ -67,14 +69,14 @@ finish() {
     (cd "$out" && find . -type f -printf '%s %P\n' | LC_ALL=C sort -k2 | awk '{sum += $1; printf "%9d %s\n", $1, $2} END {printf "%9d in all\n", sum}')
 }
 
-# All that the program needs and what that needs, by the names that are asked for, but for what is there already (the
-# stand-in for LLVM).
+# All that the program needs and what that needs, by the names that are asked for, but for what is there already, and
+# for the library that is named.
 copy_libraries() {
     local name
     for name in $(needed "$1"); do
-        if [ ! -e "$out/lib/$name" ]; then
+        if [ ! -e "$out/lib/$name" ] && [ "$name" != "${2:-}" ]; then
             cp --dereference "$system/$name" "$out/lib/$name"
-            copy_libraries "$out/lib/$name"
+            copy_libraries "$out/lib/$name" "${2:-}"
         fi
     done
 }

@@ -17,8 +17,7 @@ use wasmedge_sdk::error::{
 };
 use wasmedge_sdk::wasi::WasiModule;
 use wasmedge_sdk::{
-    AsInstance as _, ExternalInstanceType, ImportType, Instance, LogManager, Module, Store, Vm,
-    WasmEdgeResult,
+    AsInstance as _, ExternalInstanceType, ImportType, Instance, Module, Store, Vm, WasmEdgeResult,
 };
 
 use crate::folders::FolderError;
@@ -66,8 +65,6 @@ enum StartError {
 
 /// Runs the module in this folder until the guest ends.
 pub fn run(folder: &Path, process: &Process, settings: &Settings) -> Outcome {
-    // WasmEdge logs to stdout, which is the guest's.
-    LogManager::log_off();
     try_run(folder, process, settings).unwrap_or_else(|error| Outcome::CannotStart(with_causes(&error)))
 }
 
@@ -86,7 +83,7 @@ fn try_run(folder: &Path, process: &Process, settings: &Settings) -> Result<Outc
     let needs_dns_server = settings.sockets && needs_dns_server(&module);
     wasi::initialise(&mut wasi, process, settings, needs_dns_server)?;
     let mut vm = vm(&config, &mut wasi, &mut plugins).map_err(StartError::Engine)?;
-    heap::before_guest(settings);
+    heap::limit_stack(settings);
     // Where a module has a function to run at instantiation, the guest may end here already.
     if let Err(error) = vm.register_module(None, module.clone()) {
         mem::forget(vm);
@@ -96,6 +93,9 @@ fn try_run(folder: &Path, process: &Process, settings: &Settings) -> Result<Outc
         Ok(Vec::new())
     } else {
         check_memory(&vm, &module)?;
+        // The instance has copies of what it needs of it.
+        drop(module);
+        heap::give_back();
         vm.run_func(None, ENTRY, iter::empty())
     };
     // Dropping it would unmap the guest's memory, just before the process ends.

@@ -28,11 +28,15 @@ static NODE_SIZE: AtomicUsize = AtomicUsize::new(0);
 /// Addresses of memory that `malloc` gave, the lowest last.
 static NODES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
-/// Gives back what loading the module has left over, and limits the guest's call stack.
-pub fn before_guest(settings: &Settings) {
+/// Limits the guest's call stack.
+pub fn limit_stack(settings: &Settings) {
+    LIMIT_BYTES.store(settings.stack_bytes, Ordering::Relaxed);
+}
+
+/// Gives back what loading the module has left over.
+pub fn give_back() {
     // SAFETY: it has no preconditions.
     unsafe { libc::malloc_trim(0) };
-    LIMIT_BYTES.store(settings.stack_bytes, Ordering::Relaxed);
 }
 
 /// Runs what opens folders for the guest, so many at most, with their nodes in memory one after the other.

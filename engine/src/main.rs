@@ -17,6 +17,7 @@ mod heap;
 mod names;
 mod plugins;
 mod process;
+mod quiet;
 mod signals;
 mod sockets;
 mod streams;

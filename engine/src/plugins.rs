@@ -14,6 +14,8 @@ use wasmedge_sdk::Instance;
 use wasmedge_sdk::error::WasmEdgeError;
 use wasmedge_sys::plugin::PluginManager;
 
+use crate::quiet;
+
 /// Where the plugin's folders are mounted.
 const FOLDER: &str = "/.podwasm/plugins";
 /// What WasmEdge's plugins are called.
@@ -122,7 +124,8 @@ fn open(library: &Path) -> Result<(), String> {
     // SAFETY: running the constructors of the node's own libraries is what a plugin is for. The message is a C
     // string that lives until the next call.
     unsafe {
-        if libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL).is_null() {
+        let plugin = libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL);
+        if plugin.is_null() {
             let why = CStr::from_ptr(libc::dlerror()).to_string_lossy();
             return Err(if why.starts_with(NOWHERE) {
                 "it needs a library that is neither beside it nor in the bundle".to_owned()
@@ -130,6 +133,7 @@ fn open(library: &Path) -> Result<(), String> {
                 why.into_owned()
             });
         }
+        quiet::silence(plugin);
     }
     Ok(())
 }
