@@ -15,6 +15,7 @@ main() {
     out=$output/bundle
     assemble_engine
     finish_libraries
+    prune
     prelink
     finish
     out=$output/compiler
@@ -42,6 +43,13 @@ assemble_compiler() {
 finish_libraries() {
     local library
     for library in "$out"/lib/*; do finish_library "$library"; done
+}
+
+# See prune.c.
+prune() {
+    gcc -std=c11 -O2 -Wall -Wextra -Werror -o "$output/prune" "$here/prune.c"
+    objdump --disassemble --no-show-raw-insn "$out/lib/libwasmedge.so.0" | "$output/prune" "$out/lib/libwasmedge.so.0"
+    rm "$output/prune"
 }
 
 # See prelink.c. In the order in which the dynamic linker loads and searches them: the program, what it needs, what that needs.
