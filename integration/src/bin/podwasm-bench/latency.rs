@@ -1,7 +1,9 @@
-//! What the plugin adds to the creation of containers: on two equal nodes, of which one has the plugin.
+//! What the plugin adds to the creation of containers: on three equal nodes, of which one has the plugin, and one a plugin that does
+//! nothing.
 
 use crate::bar::{Check, digits};
 use crate::histogram::Histogram;
+use crate::idle::Idle;
 use crate::section::Section;
 use crate::stats::{Values, milliseconds, ratio_of_medians};
 use crate::table::Table;
@@ -26,7 +28,9 @@ const WARM_UP: usize = 5;
 pub struct Latency {
     /// Duration of `CreateContainer` requests with the plugin registered.
     pub with_milliseconds: Values,
-    /// The same without.
+    /// The same with a plugin that does nothing.
+    pub idle_milliseconds: Values,
+    /// The same without any.
     pub without_milliseconds: Values,
     /// What the plugin itself says: from the request's arrival to its answer.
     pub plugin: Histogram,
@@ -56,30 +60,38 @@ pub struct Sizes {
     pub bursts: usize,
 }
 
-/// Creates native containers with the plugin and as many without, in turns, and Wasm containers. After half of them the nodes
-/// change roles, so that a difference between the nodes is none of the result.
+/// Creates native containers with the plugin and as many with another and with none, in turns, and Wasm containers. The nodes change roles,
+/// so that a difference between them is none of the result.
 pub async fn measure(flavor: Flavor, runtime: Runtime, sizes: Sizes) -> Result<Section> {
     let nodes = [
         Node::start(flavor, runtime).await?,
         Node::start(flavor, runtime).await?,
+        Node::start(flavor, runtime).await?,
     ];
     let mut measured = Measured::default();
-    for (half, [with, without]) in [[0, 1], [1, 0]].into_iter().enumerate() {
-        eprintln!("plugin's latency: half {} of 2", half + 1);
-        let plugin = nodes[with]
+    for roles in 0..nodes.len() {
+        eprintln!("plugin's latency: part {} of {}", roles + 1, nodes.len());
+        let [with, idle, without] = [0, 1, 2].map(|role| &nodes[(roles + role) % nodes.len()]);
+        let plugin = with
             .start_podwasm_as(|command| _ = command.env("RUST_LOG", "info"))
             .await?;
-        let images = Images::on(&nodes[with]).await?;
-        nodes[without].cri().pull(nodes[without].busybox()).await?;
-        let mut pair = Pair {
-            with: Creator::on(&nodes[with]).await?,
-            without: Creator::on(&nodes[without]).await?,
+        let other = Idle::on(idle).await?;
+        let images = Images::on(with).await?;
+        for node in [idle, without] {
+            node.cri().pull(node.busybox()).await?;
+        }
+        let mut trio = Trio {
+            all: [
+                Creator::on(with).await?,
+                Creator::on(idle).await?,
+                Creator::on(without).await?,
+            ],
             turn: 0,
         };
-        pair.measure(&mut measured, sizes).await?;
-        pair.with.wasm(&mut measured.wasm, &images, sizes).await?;
-        pair.end().await?;
-        drop(plugin);
+        trio.measure(&mut measured, sizes).await?;
+        trio.all[0].wasm(&mut measured.wasm, &images, sizes).await?;
+        trio.end().await?;
+        drop((plugin, other));
     }
     for node in nodes {
         node.stop().await?;
@@ -87,18 +99,30 @@ pub async fn measure(flavor: Flavor, runtime: Runtime, sizes: Sizes) -> Result<S
     section(&measured, sizes)
 }
 
-/// The two nodes for one half.
-struct Pair<'a> {
-    with: Creator<'a>,
-    without: Creator<'a>,
+impl Latency {
+    fn values(&mut self, role: usize) -> &mut Values {
+        [
+            &mut self.with_milliseconds,
+            &mut self.idle_milliseconds,
+            &mut self.without_milliseconds,
+        ]
+        .into_iter()
+        .nth(role)
+        .expect("there are three roles")
+    }
+}
+
+/// The nodes for one part: with the plugin, with one that does nothing, with none.
+struct Trio<'a> {
+    all: [Creator<'a>; 3],
     turn: usize,
 }
 
-impl Pair<'_> {
+impl Trio<'_> {
     async fn measure(&mut self, measured: &mut Measured, sizes: Sizes) -> Result<()> {
-        let half = sizes.creations.div_ceil(2);
+        let part = sizes.creations.div_ceil(self.all.len());
         self.create(&mut Latency::default(), WARM_UP, |_| "true").await?;
-        self.create(&mut measured.known, half, |_| "true").await?;
+        self.create(&mut measured.known, part, |_| "true").await?;
         self.create(&mut measured.new, APPLETS.len(), |number| APPLETS[number])
             .await?;
         self.at_once(&mut measured.at_once, sizes).await
@@ -110,56 +134,42 @@ impl Pair<'_> {
         count: usize,
         applet: impl Fn(usize) -> &'static str,
     ) -> Result<()> {
-        let before = Histogram::of(self.with.node, "native").await?;
+        let before = Histogram::of(self.all[0].node, "native").await?;
         for number in 0..count {
-            let applet = applet(number);
-            if self.with_is_first() {
-                latency.with_milliseconds.push(self.with.create(applet).await?);
-                latency
-                    .without_milliseconds
-                    .push(self.without.create(applet).await?);
-            } else {
-                latency
-                    .without_milliseconds
-                    .push(self.without.create(applet).await?);
-                latency.with_milliseconds.push(self.with.create(applet).await?);
+            for role in self.order() {
+                let took = self.all[role].create(applet(number)).await?;
+                latency.values(role).push(took);
             }
         }
-        let after = Histogram::of(self.with.node, "native").await?;
+        let after = Histogram::of(self.all[0].node, "native").await?;
         latency.plugin.add(&after, &before);
         Ok(())
     }
 
     async fn at_once(&mut self, latency: &mut Latency, sizes: Sizes) -> Result<()> {
-        let before = Histogram::of(self.with.node, "native").await?;
-        let count = sizes.containers;
+        let before = Histogram::of(self.all[0].node, "native").await?;
         for _ in 0..sizes.bursts {
-            if self.with_is_first() {
-                latency.with_milliseconds.extend(self.with.burst(count).await?);
-                latency
-                    .without_milliseconds
-                    .extend(self.without.burst(count).await?);
-            } else {
-                latency
-                    .without_milliseconds
-                    .extend(self.without.burst(count).await?);
-                latency.with_milliseconds.extend(self.with.burst(count).await?);
+            for role in self.order() {
+                let took = self.all[role].burst(sizes.containers).await?;
+                latency.values(role).extend(took);
             }
         }
-        let after = Histogram::of(self.with.node, "native").await?;
+        let after = Histogram::of(self.all[0].node, "native").await?;
         latency.plugin.add(&after, &before);
         Ok(())
     }
 
     /// Who is first takes turns, too.
-    fn with_is_first(&mut self) -> bool {
+    fn order(&mut self) -> [usize; 3] {
         self.turn += 1;
-        self.turn.is_multiple_of(2)
+        [0, 1, 2].map(|place| (self.turn + place) % 3)
     }
 
     async fn end(self) -> Result<()> {
-        self.with.pod.remove().await?;
-        self.without.pod.remove().await
+        for creator in self.all {
+            creator.pod.remove().await?;
+        }
+        Ok(())
     }
 }
 
@@ -226,6 +236,7 @@ fn section(measured: &Measured, sizes: Sizes) -> Result<Section> {
         "container",
         "N each",
         "with ms",
+        "idle plugin ms",
         "without ms",
         "difference ms",
         "p99 with",
@@ -244,6 +255,7 @@ fn section(measured: &Measured, sizes: Sizes) -> Result<Section> {
             name,
             with.count().to_string(),
             digits(with.median()),
+            or_dash(latency.idle_milliseconds.median(), digits),
             or_dash(without.median(), digits),
             or_dash(with.median() - without.median(), |value| format!("{value:+.2}")),
             p99(with),
@@ -254,12 +266,16 @@ fn section(measured: &Measured, sizes: Sizes) -> Result<Section> {
     let mut section = Section::new("The plugin's latency", measured)?;
     section.tables.push(table);
     let at_once = &measured.at_once;
-    let ratio = ratio_of_medians(&at_once.with_milliseconds, &at_once.without_milliseconds);
-    section.notes.push(format!(
-        "Creating {many} native containers at once takes × {:.2} of the time with the plugin; 94 of a hundred such ratios lie \
-         between {:.2} and {:.2}.",
-        ratio.median, ratio.from, ratio.to
-    ));
+    let with = &at_once.with_milliseconds;
+    let ratio = ratio_of_medians(with, &at_once.without_milliseconds);
+    let over_idle = ratio_of_medians(with, &at_once.idle_milliseconds);
+    for (ratio, what) in [(&ratio, "none"), (&over_idle, "a plugin that does nothing")] {
+        section.notes.push(format!(
+            "Creating {many} native containers at once takes × {:.2} of the time that it takes with {what}; 94 of a hundred such \
+             ratios lie between {:.2} and {:.2}.",
+            ratio.median, ratio.from, ratio.to
+        ));
+    }
     let milliseconds = |histogram: &Histogram| histogram.percentile_milliseconds(99.0);
     section.checks = vec![
         Check::at_most(
@@ -273,6 +289,14 @@ fn section(measured: &Measured, sizes: Sizes) -> Result<Section> {
             " ×",
             format!("creating {many} native containers at once, with over without, lower bound"),
             ratio.from,
+        ),
+        Check::at_most(
+            1.0,
+            " ×",
+            format!(
+                "creating {many} native containers at once, over a plugin that does nothing, lower bound"
+            ),
+            over_idle.from,
         ),
         Check::at_most(
             1.0,

@@ -13,6 +13,7 @@ mod cpu;
 mod density;
 mod histogram;
 mod http;
+mod idle;
 mod latency;
 mod machine;
 mod mappings;
