@@ -40,6 +40,9 @@ pub enum Tier {
 /// A command line that is none of the compiler's.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum UsageError {
+    /// A proposal that can only be interpreted.
+    #[error("there is no native code for {0}")]
+    NoNativeCode(Proposal),
     /// Without a tier there is nothing to do.
     #[error("--tier fast or --tier optimised is needed")]
     NoTier,
@@ -66,7 +69,7 @@ impl Request {
         while let Some(argument) = arguments.next() {
             match &*argument {
                 "--cpu" => return Ok(Self::Cpu),
-                "--enable" => proposals.push(value(arguments.next(), "--enable")?.parse()?),
+                "--enable" => proposals.push(proposal(&value(arguments.next(), "--enable")?)?),
                 "--tier" => tier = Some(value(arguments.next(), "--tier")?.parse()?),
                 "--version" => return Ok(Self::Version),
                 _ => return Err(UsageError::Unknown(argument)),
@@ -79,6 +82,15 @@ impl Request {
 
 fn value(argument: Option<String>, option: &'static str) -> Result<String, UsageError> {
     argument.ok_or(UsageError::NoValue(option))
+}
+
+fn proposal(name: &str) -> Result<Proposal, UsageError> {
+    let proposal: Proposal = name.parse()?;
+    if proposal.has_native_code() {
+        Ok(proposal)
+    } else {
+        Err(UsageError::NoNativeCode(proposal))
+    }
 }
 
 impl FromStr for Tier {
@@ -117,8 +129,8 @@ mod tests {
         };
         assert_eq!(parse("--tier fast"), task(Tier::Fast, &[]));
         assert_eq!(
-            parse("--enable threads --tier optimised --enable tail-call"),
-            task(Tier::Optimised, &[Proposal::Threads, Proposal::TailCall])
+            parse("--enable threads --tier optimised --enable multi-memory"),
+            task(Tier::Optimised, &[Proposal::Threads, Proposal::MultiMemory])
         );
         assert_eq!(parse("--version"), Ok(Request::Version));
         assert_eq!(parse("--cpu"), Ok(Request::Cpu));
@@ -133,7 +145,12 @@ mod tests {
             "there is no tier \"slow\", only fast and optimised",
         );
         check_refused("--tier fast --enable", "--enable needs a value");
-        check_refused("--tier fast --enable gc", "there is no proposal \"gc\" to enable");
+        check_refused("--tier fast --enable gc", "there is no native code for gc");
+        check_refused(
+            "--tier fast --enable tail-call",
+            "there is no native code for tail-call",
+        );
+        check_refused("--tier fast --enable x", "there is no proposal \"x\" to enable");
         check_refused("--tier fast module.wasm", "there is no option \"module.wasm\"");
     }
 }

@@ -11,7 +11,7 @@ use podwasm_engine::outcome::Outcome;
 use podwasm_engine::resolver;
 use podwasm_engine::settings::{PAGE_BYTES, Settings};
 use thiserror::Error;
-use wasmedge_sdk::config::{CommonConfigOptions, Config, ConfigBuilder, RuntimeConfigOptions};
+use wasmedge_sdk::config::Config;
 use wasmedge_sdk::error::{
     CoreCommonError, CoreError, CoreExecutionError, CoreInstantiationError, WasmEdgeError,
 };
@@ -23,7 +23,7 @@ use wasmedge_sdk::{
 use crate::folders::FolderError;
 use crate::plugins::{self, PluginError};
 use crate::process::Process;
-use crate::{compiled, faults, heap, sockets, streams, wasi};
+use crate::{compiled, configuration, faults, heap, sockets, streams, wasi};
 
 /// What a WASI command exports to be started by.
 const ENTRY: &str = "_start";
@@ -112,7 +112,7 @@ fn load_compiled(
     let Some(path) = compiled::find(folder, settings) else {
         return Ok(None);
     };
-    let config = config(settings, false)?;
+    let config = configuration::of(settings, false).map_err(StartError::Engine)?;
     match compiled::load(&path, &config) {
         Ok(module) => {
             faults::expect(process.program());
@@ -129,20 +129,11 @@ fn load_compiled(
 
 /// Never hands a path to WasmEdge: it would load an ELF file as a library and so run native code of the image.
 fn load_interpreted(folder: &Path, settings: &Settings) -> Result<(Module, Config), StartError> {
-    let config = config(settings, true)?;
+    let config = configuration::of(settings, true).map_err(StartError::Engine)?;
     let bytes = fs::read(folder.join(MODULE)).map_err(StartError::Read)?;
     check_header(&bytes)?;
     let module = Module::from_bytes(Some(&config), bytes).map_err(StartError::Malformed)?;
     Ok((module, config))
-}
-
-/// With the interpreter only, WasmEdge ignores native code in a section of the module.
-fn config(settings: &Settings, interpreter_only: bool) -> Result<Config, StartError> {
-    let pages = RuntimeConfigOptions::new().max_memory_pages(settings.memory_pages);
-    ConfigBuilder::new(CommonConfigOptions::new().interpreter_mode(interpreter_only))
-        .with_runtime_config(pages)
-        .build()
-        .map_err(StartError::Engine)
 }
 
 fn check_entry(module: &Module) -> Result<(), StartError> {

@@ -10,6 +10,7 @@
 )]
 
 mod compiled;
+mod configuration;
 mod faults;
 mod folders;
 mod guest;
@@ -17,6 +18,7 @@ mod heap;
 mod names;
 mod plugins;
 mod process;
+mod proposals;
 mod quiet;
 mod signals;
 mod sockets;

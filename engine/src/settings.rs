@@ -9,6 +9,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::proposal::Proposal;
+
 /// The variable that carries the settings.
 pub const VARIABLE: &str = "PODWASM_SETTINGS";
 
@@ -34,6 +36,8 @@ pub struct Settings {
     pub plugins: Vec<String>,
     /// All that the guest sees of the file system besides its working directory; `None` for everything.
     pub preopens: Option<Vec<Preopen>>,
+    /// What the module may use beyond version 2.0 of the core specification.
+    pub proposals: Vec<Proposal>,
     /// Whether the guest may open sockets.
     pub sockets: bool,
     /// The most memory for the guest's call stack in the interpreter. A native process has 8 MiB by
@@ -67,6 +71,7 @@ impl Default for Settings {
             memory_pages: MAX_PAGES,
             plugins: Vec::new(),
             preopens: None,
+            proposals: Vec::new(),
             sockets: true,
             stack_bytes: 16 << 20,
             wait: Duration::ZERO,
@@ -83,6 +88,7 @@ impl Settings {
             "plugin" => self.plugins.push(value.to_owned()),
             "preopens" if value == "mounts" => drop(self.preopens.get_or_insert_default()),
             "preopen" => self.preopens.get_or_insert_default().push(Preopen::parse(value)?),
+            "proposal" => self.proposals.push(value.parse().ok()?),
             "sockets" => self.sockets = on_or_off(value)?,
             "stack_bytes" => self.stack_bytes = value.parse().ok()?,
             "wait_ms" => self.wait = milliseconds(value)?,
@@ -164,6 +170,8 @@ impl fmt::Display for Settings {
                     .map(|preopen| format!("preopen={}:{}", mode(preopen), preopen.path)),
             );
         }
+        let proposals = self.proposals.iter();
+        lines.extend(proposals.map(|proposal| format!("proposal={proposal}")));
         if self.sockets != defaults.sockets {
             lines.push("sockets=off".to_owned());
         }
@@ -215,6 +223,13 @@ mod tests {
             "sockets=off",
             &Settings {
                 sockets: false,
+                ..Settings::default()
+            },
+        );
+        check(
+            "proposal=gc\nproposal=tail-call",
+            &Settings {
+                proposals: vec![Proposal::Gc, Proposal::TailCall],
                 ..Settings::default()
             },
         );
@@ -277,6 +292,7 @@ mod tests {
             "preopen=rw:data",
             "x",
             "preopens=all",
+            "proposal=all",
         ] {
             let error = format!("drain_ms=1\n{line}").parse::<Settings>().unwrap_err();
             assert_eq!(

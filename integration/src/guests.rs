@@ -29,6 +29,84 @@ pub fn guest_image(name: &str) -> Image {
         .entrypoint([&path])
 }
 
+/// The proposals beyond version 2.0 of WebAssembly that modules may be allowed to use.
+pub const PROPOSALS: [&str; 8] = [
+    "exception-handling",
+    "extended-const",
+    "function-references",
+    "gc",
+    "multi-memory",
+    "relaxed-simd",
+    "tail-call",
+    "threads",
+];
+
+/// A module that ends with exit code 42 if this proposal works, and that is not valid without it; also for `memory64`.
+///
+/// # Panics
+///
+/// Where there is no such proposal.
+pub fn proposal(name: &str) -> Vec<u8> {
+    let memory = "(memory (export \"memory\") 1)";
+    let (result, fields) = match name {
+        "exception-handling" => (
+            "(block $caught (result i32) (try_table (catch $tag $caught) (throw $tag (i32.const 42))) (i32.const 1))",
+            "(memory (export \"memory\") 1) (tag $tag (param i32))",
+        ),
+        "extended-const" => (
+            "(global.get 0)",
+            "(memory (export \"memory\") 1) (global i32 (i32.mul (i32.const 6) (i32.const 7)))",
+        ),
+        "function-references" => (
+            "(call_ref $answers (ref.func $answer))",
+            "(memory (export \"memory\") 1) (type $answers (func (result i32))) (elem declare func $answer)
+             (func $answer (type $answers) (i32.const 42))",
+        ),
+        "gc" => (
+            "(struct.get $pair 1 (struct.new $pair (i32.const 1) (i32.const 42)))",
+            "(memory (export \"memory\") 1) (type $pair (struct (field i32) (field i32)))",
+        ),
+        "memory64" => (
+            "(i32.load (i64.const 8))",
+            "(memory (export \"memory\") i64 1) (data (i64.const 8) \"\\2a\")",
+        ),
+        "multi-memory" => (
+            "(i32.load $other (i32.const 8))",
+            "(memory (export \"memory\") 1) (memory $other 1) (data (memory $other) (i32.const 8) \"\\2a\")",
+        ),
+        "relaxed-simd" => (
+            "(i32x4.extract_lane 0 (i32x4.relaxed_trunc_f32x4_s (f32x4.splat (f32.const 42.5))))",
+            memory,
+        ),
+        "tail-call" => (
+            "(call $count (i32.const 1000000) (i32.const 42))",
+            "(memory (export \"memory\") 1)
+             (func $count (param i32 i32) (result i32)
+               (if (i32.eqz (local.get 0)) (then (return (local.get 1))))
+               (return_call $count (i32.sub (local.get 0) (i32.const 1)) (local.get 1)))",
+        ),
+        "threads" => (
+            "(i32.add (i32.atomic.rmw.add (i32.const 8) (i32.const 2)) (i32.atomic.load (i32.const 8)))",
+            "(memory (export \"memory\") 1 1 shared) (data (i32.const 8) \"\\14\")",
+        ),
+        name => panic!("there is no module for {name}"),
+    };
+    exits_with(result, fields)
+}
+
+/// A module that ends with the exit code that an expression gives, with these fields beside its `_start`.
+///
+/// # Panics
+///
+/// Where that is no module.
+pub fn exits_with(expression: &str, fields: &str) -> Vec<u8> {
+    let text = format!(
+        "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32))) {fields}
+           (func (export \"_start\") (call $exit {expression})))"
+    );
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
+}
+
 fn read(folder: &str, name: &str, made_by: &str) -> Vec<u8> {
     let path = target().join(folder).join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}; run {made_by}", path.display()))

@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use crate::cache::Cache;
 use crate::compiled::{Compiled, Tier};
 use crate::metrics::{CompileOutcome, Recorder};
-use crate::policy::Compile;
+use crate::policy::Policy;
 use crate::policy_file::Current;
 use crate::store::Module;
 use child::Program;
@@ -197,14 +197,14 @@ impl Compiler {
                 Some(key) => drop(tokio::spawn(self.clone().compile(
                     workshop.clone(),
                     key,
-                    policy.compile.clone(),
+                    policy.clone(),
                 ))),
                 None => self.0.wake.notified().await,
             }
         }
     }
 
-    async fn compile(self, workshop: Workshop, key: Key, policy: Compile) {
+    async fn compile(self, workshop: Workshop, key: Key, policy: Arc<Policy>) {
         let need = Need::Arrived;
         let done = in_thread(workshop, key.clone(), policy).await;
         if matches!(done, Done::Elsewhere) {
@@ -265,7 +265,7 @@ impl Compiler {
 }
 
 /// A compiler is killed when the thread that started it ends, so it gets one of its own.
-async fn in_thread(workshop: Workshop, key: Key, policy: Compile) -> Done {
+async fn in_thread(workshop: Workshop, key: Key, policy: Arc<Policy>) -> Done {
     let (tell, told) = oneshot::channel();
     let work = move || drop(tell.send(workshop.work(&key, &policy)));
     let started = std::thread::Builder::new().name("compile".to_owned()).spawn(work);

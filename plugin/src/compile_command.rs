@@ -15,7 +15,7 @@ use crate::compile::{self, limits};
 use crate::compiled::Tier;
 use crate::flags::{Compile, Inspect};
 use crate::inspect::show::{printable, size};
-use crate::policy::{self, Policy};
+use crate::policy::Policy;
 use crate::store::Module;
 use crate::{daemon, inspect, policy_file};
 
@@ -55,7 +55,7 @@ async fn try_run(flags: Compile) -> Result<ExitCode, String> {
             .sync()
             .map_err(|error| format!("cannot read the cache: {error}"))?;
         println!("module {} ({})", module.digest, size(module.size));
-        let is_done = compile(&flags, &policy.compile, &workshop, &module)?;
+        let is_done = compile(&flags, &policy, &workshop, &module)?;
         if trial.is_some() {
             println!(
                 "there is no cache at {}, so nothing was kept",
@@ -110,12 +110,7 @@ fn of_target(flags: &Compile) -> Inspect {
     }
 }
 
-fn compile(
-    flags: &Compile,
-    policy: &policy::Compile,
-    workshop: &Workshop,
-    module: &Module,
-) -> Result<bool, String> {
+fn compile(flags: &Compile, policy: &Policy, workshop: &Workshop, module: &Module) -> Result<bool, String> {
     let files = workshop.cache.files();
     let build = workshop.cache.build().unwrap_or_default();
     for tier in Tier::ALL
@@ -157,7 +152,7 @@ fn failure(workshop: &Workshop, key: &Key, build: &str) -> Option<String> {
 }
 
 /// Works, and shows meanwhile that it does. How long it takes depends on the module, so there is only an estimate.
-fn watched(workshop: &Workshop, key: &Key, policy: &policy::Compile, module_bytes: u64) -> Done {
+fn watched(workshop: &Workshop, key: &Key, policy: &Policy, module_bytes: u64) -> Done {
     let bar = if io::stderr().is_terminal() {
         ProgressBar::new_spinner()
     } else {
@@ -166,7 +161,7 @@ fn watched(workshop: &Workshop, key: &Key, policy: &policy::Compile, module_byte
     let style = ProgressStyle::with_template("{spinner} {prefix}: {msg}, {elapsed} so far");
     bar.set_style(style.expect("the template is a constant"));
     bar.set_prefix(key.tier.as_str());
-    let limit = limits::limits(policy, key.tier, module_bytes).cpu_seconds;
+    let limit = limits::limits(&policy.compile, key.tier, module_bytes).cpu_seconds;
     let usual = estimate(key.tier, module_bytes);
     bar.set_message(format!("compiling, usually {usual:?}, at most {limit} s"));
     bar.enable_steady_tick(FRAME);

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 
+use podwasm_engine::proposal::Proposal;
 use wasmparser::{
     BinaryReader, BinaryReaderError, ExportSectionReader, ImportSectionReader, MemorySectionReader, TypeRef,
 };
@@ -109,6 +110,9 @@ pub struct Outline {
     pub is_command: bool,
     /// The memory it has from the start, in pages of 64 KiB.
     pub minimum_pages: u64,
+    /// What it cannot do without, beyond version 2.0 of the core specification. For this all of it has to be read, so that it is found when the
+    /// module is kept, and not by [`kind`].
+    pub proposals: Vec<Proposal>,
 }
 
 /// Why a file that starts as a module is none.
@@ -278,6 +282,7 @@ mod tests {
                 imports,
                 is_command: true,
                 minimum_pages: 17,
+                proposals: Vec::new(),
             }),
         );
     }

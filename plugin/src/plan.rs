@@ -4,12 +4,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use podwasm_engine::proposal::{self, Proposal};
 use podwasm_engine::settings::{self as engine, MAX_PAGES, PAGE_BYTES};
 
 use crate::annotation::{Aot, Limit, Preopens, Settings};
 use crate::compiled::{Compiled, Runs};
 use crate::decide::Refusal;
 use crate::facts::{Facts, Limits, MountFact};
+use crate::module::Outline;
 use crate::policy::Policy;
 use crate::store::Module;
 
@@ -112,6 +114,7 @@ pub fn plan(
         }),
         plugins: plugins(settings, policy)?,
         preopens: preopens(settings, policy, &facts.mounts)?,
+        proposals: proposals(policy, &module.outline)?,
         sockets: sockets(settings, policy, &facts.env),
         wait: native.wait,
         ..engine::Settings::default()
@@ -224,6 +227,29 @@ fn plugins(settings: &Settings, policy: &Policy) -> Result<Vec<String>, String> 
     }
 }
 
+fn proposals(policy: &Policy, module: &Outline) -> Result<Vec<Proposal>, String> {
+    let needed = &module.proposals;
+    let refused: Vec<_> = needed
+        .iter()
+        .filter(|one| !policy.proposals.contains(one))
+        .copied()
+        .collect();
+    if refused.is_empty() {
+        return Ok(needed.clone());
+    }
+    if refused.contains(&Proposal::Memory64) {
+        return Err("the module has a 64-bit memory (memory64), which WasmEdge 0.14.1 cannot run".to_owned());
+    }
+    let allowed = match &*policy.proposals {
+        [] => "none".to_owned(),
+        allowed => proposal::list(allowed),
+    };
+    Err(format!(
+        "the module uses {}, and of what goes beyond WebAssembly 2.0 this node's policy allows {allowed} (proposals)",
+        proposal::list(&refused)
+    ))
+}
+
 /// The annotation goes before WasmEdge's own variable, and that before the policy.
 fn sockets(settings: &Settings, policy: &Policy, env: &[String]) -> bool {
     let variable = env
@@ -272,7 +298,6 @@ mod tests {
     use super::*;
     use crate::compiled::Tier;
     use crate::facts::{Entrypoint, Runtime};
-    use crate::module::Outline;
     use crate::quantity::Quantity;
 
     const MEBIBYTE: u64 = 1 << 20;
@@ -340,6 +365,40 @@ mod tests {
         )
         .unwrap();
         (plan.added.memory, plan.engine.memory_pages)
+    }
+
+    #[test]
+    fn a_module_gets_the_proposals_it_needs_and_no_others() {
+        let needs = |proposals: &[Proposal]| Module {
+            outline: Outline {
+                proposals: proposals.to_vec(),
+                ..Outline::default()
+            },
+            ..module(8, 1)
+        };
+        let check = |proposals: &[Proposal], policy: &str| {
+            let plan = planned(&facts(Limits::default()), "", policy, &needs(proposals));
+            plan.map(|plan| plan.engine.proposals)
+        };
+        let allowed = "proposals: [tail-call, gc]";
+        assert_eq!(check(&[], allowed), Ok(vec![]));
+        assert_eq!(
+            check(&[Proposal::TailCall], allowed),
+            Ok(vec![Proposal::TailCall])
+        );
+        let refused = |which: &str, allowed: &str| {
+            Err(format!(
+                "the module uses {which}, and of what goes beyond WebAssembly 2.0 this node's policy allows {allowed} (proposals)"
+            ))
+        };
+        assert_eq!(check(&[Proposal::TailCall], ""), refused("tail-call", "none"));
+        let three = [Proposal::MultiMemory, Proposal::TailCall, Proposal::Threads];
+        assert_eq!(
+            check(&three, allowed),
+            refused("multi-memory, threads", "tail-call, gc")
+        );
+        let never = "the module has a 64-bit memory (memory64), which WasmEdge 0.14.1 cannot run";
+        assert_eq!(check(&[Proposal::Memory64], allowed), Err(never.to_owned()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use podwasm_engine::proposal::{self, Proposal};
 use serde::{Deserialize, de};
 
 use crate::annotation::{Aot, Handler, Limit, Preopens, duration};
@@ -41,6 +42,9 @@ pub struct Policy {
     pub plugins: Vec<String>,
     /// What guests see of the file system where no annotation says otherwise.
     pub preopens: Preopens,
+    /// What modules may use beyond version 2.0 of the core specification, where they need it.
+    #[serde(deserialize_with = "proposals")]
+    pub proposals: Vec<Proposal>,
     /// Whether guests may open sockets where neither annotation nor environment says otherwise.
     pub sockets: bool,
 }
@@ -150,6 +154,7 @@ impl Default for Policy {
             namespaces: Namespaces::default(),
             plugins: Vec::new(),
             preopens: Preopens::All,
+            proposals: Vec::new(),
             sockets: true,
         }
     }
@@ -195,6 +200,20 @@ fn is_plugin_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
+fn proposals<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<Proposal>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    let parse = |name: &String| {
+        let unknown = || {
+            format!(
+                "'{name}' is no proposal; there are {}",
+                proposal::list(&Proposal::ALL)
+            )
+        };
+        name.parse().map_err(|_| de::Error::custom(unknown()))
+    };
+    names.iter().map(parse).collect()
+}
+
 fn some_duration<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     Ok(duration(deserializer)?.unwrap_or_default())
 }
@@ -223,6 +242,7 @@ mod tests {
             "namespaces",
             "plugins",
             "preopens",
+            "proposals",
             "sockets",
         ] {
             assert!(
@@ -243,6 +263,10 @@ mod tests {
         check("namespaces:\n  onyl: [a]\n", &["onyl", "line 2"]);
         check("plugins: [../../lib]\n", &["plugins", "../../lib"]);
         check("handler: docker\n", &["line 1", "docker"]);
+        check(
+            "\nproposals: [gc, gx]\n",
+            &["'gx' is no proposal", "tail-call", "line 2"],
+        );
         check("compile:\n  fast: {nice: 20}\n", &["nice: 20 is more than 19"]);
         check("compile:\n  fast: {nise: 2}\n", &["nise", "line 2"]);
     }

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use podwasm_engine::proposal;
 use sha2::{Digest as _, Sha256};
 
 use crate::cache::Cache;
@@ -109,10 +110,11 @@ impl Store {
             .open(&path)
             .map_err(|source| self.write_failed(source))?;
         let (digest, size) = self.copy(&mut source, &mut file)?;
-        let outline = match module::kind(&file, size).map_err(Error::Read)? {
+        let mut outline = match module::kind(&file, size).map_err(Error::Read)? {
             Kind::CoreModule(outline) => outline,
             other => return Ok(Kept::NotAModule(other)),
         };
+        outline.proposals = proposal::needed(&fs::read(&path).map_err(Error::Read)?);
         let module = Module {
             folder: self.cache.files().folder(&digest),
             digest,

@@ -10,6 +10,8 @@
 
 mod llvm;
 mod native;
+#[path = "../proposals.rs"]
+mod proposals;
 mod sandbox;
 
 use std::ffi::OsString;

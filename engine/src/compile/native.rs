@@ -8,7 +8,7 @@ use podwasm_engine::proposal::Proposal;
 use thiserror::Error;
 use wasmedge_sys::ffi;
 
-use crate::llvm;
+use crate::{llvm, proposals};
 
 /// Why WasmEdge did not compile a module.
 #[derive(Debug, Error)]
@@ -66,23 +66,12 @@ fn configuration(proposals: &[Proposal]) -> Result<*mut ffi::WasmEdge_ConfigureC
             return Err(NativeError::SetUp);
         }
         for proposal in proposals {
-            ffi::WasmEdge_ConfigureAddProposal(configuration, number(*proposal));
+            ffi::WasmEdge_ConfigureAddProposal(configuration, proposals::number(*proposal));
         }
         ffi::WasmEdge_ConfigureCompilerSetOutputFormat(
             configuration,
             ffi::WasmEdge_CompilerOutputFormat_Native,
         );
         Ok(configuration)
-    }
-}
-
-fn number(proposal: Proposal) -> ffi::WasmEdge_Proposal {
-    match proposal {
-        Proposal::ExtendedConst => ffi::WasmEdge_Proposal_ExtendedConst,
-        Proposal::FunctionReferences => ffi::WasmEdge_Proposal_FunctionReferences,
-        Proposal::MultiMemory => ffi::WasmEdge_Proposal_MultiMemories,
-        Proposal::RelaxedSimd => ffi::WasmEdge_Proposal_RelaxSIMD,
-        Proposal::TailCall => ffi::WasmEdge_Proposal_TailCall,
-        Proposal::Threads => ffi::WasmEdge_Proposal_Threads,
     }
 }

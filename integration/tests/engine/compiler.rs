@@ -17,8 +17,15 @@ const EMPTY: &[u8] = b"\0asm\x01\0\0\0";
 
 /// Native code for a module.
 pub fn compile(tier: &str, module: &[u8]) -> Vec<u8> {
+    compile_with(tier, &[], module)
+}
+
+/// The same, with these proposals switched on.
+pub fn compile_with(tier: &str, proposals: &[&str], module: &[u8]) -> Vec<u8> {
     let folder = temporary();
-    let output = run(&folder, &["--tier", tier], module);
+    let mut arguments = vec!["--tier", tier];
+    arguments.extend(proposals.iter().flat_map(|name| ["--enable", name]));
+    let output = run(&folder, &arguments, module);
     assert!(output.status.success(), "{output:?}");
     let names: Vec<_> = fs::read_dir(&folder)
         .expect("the folder is there")
@@ -145,6 +152,11 @@ fn proposals_are_for_those_who_ask() {
         &["--tier", "fast", "--enable", "memory64"],
         MEMORY64,
         "there is no proposal",
+    );
+    check_refused(
+        &["--tier", "fast", "--enable", "gc"],
+        MEMORY64,
+        "there is no native code for gc",
     );
 }
 

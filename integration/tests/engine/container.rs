@@ -214,8 +214,13 @@ impl Container {
 
     /// With native code of the module beside it, which the engine is told to use.
     pub fn compiled(self, tier: &str) -> Self {
+        self.compiled_with(tier, &[])
+    }
+
+    /// The same, where the module needs these proposals.
+    pub fn compiled_with(self, tier: &str, proposals: &[&str]) -> Self {
         let module = fs::read(self.module.path().join("module.wasm")).expect("the module is there");
-        let code = compiler::compile(tier, &module);
+        let code = compiler::compile_with(tier, proposals, &module);
         self.beside(&format!("{BUILD}-{tier}.so"), &code)
             .setting(&format!("compiled={BUILD}"))
     }
@@ -419,6 +424,13 @@ impl Ended {
             (self.code, &*self.stdout, &*self.stderr),
             (Some(code), stdout, stderr)
         );
+    }
+
+    /// Asserts that the module was not started, for this reason among others.
+    #[track_caller]
+    pub fn expect_cannot_start(&self, why: &str) {
+        assert_eq!((self.code, &*self.stdout), (Some(126), ""), "{}", self.stderr);
+        assert!(self.stderr.contains(why), "{}", self.stderr);
     }
 
     /// Asserts a success that said this on stdout and nothing on stderr.

@@ -14,6 +14,7 @@ mod hostile;
 mod plugins;
 mod preopens;
 mod process;
+mod proposals;
 mod settings;
 mod signals;
 mod sockets;

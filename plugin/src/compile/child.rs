@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use podwasm_engine::proposal::Proposal;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
@@ -65,6 +66,12 @@ pub enum Error {
     /// Something else ended the compiler, such as the kernel when memory ran out.
     #[error("the compiler was killed")]
     Killed,
+    /// The module uses what this node's policy does not allow.
+    #[error("this node's policy does not allow {0}, which the module uses")]
+    NotAllowed(String),
+    /// The module uses what can only be interpreted.
+    #[error("there is no native code for {0}, which the module uses")]
+    NoNativeCode(String),
     /// What the compiler left is no native code.
     #[error("the compiler left {0}")]
     Output(&'static str),
@@ -80,7 +87,7 @@ impl Error {
 
     /// Whether the same module will fail again, as against a node that could not at this moment.
     pub fn is_lasting(&self) -> bool {
-        !matches!(self, Self::Io { .. } | Self::Killed)
+        !matches!(self, Self::Io { .. } | Self::Killed | Self::NotAllowed(_))
     }
 }
 
@@ -124,6 +131,8 @@ pub struct Run<'a> {
     pub module: File,
     /// What to run.
     pub program: &'a Program,
+    /// What the module may use beyond version 2.0 of the core specification.
+    pub proposals: &'a [Proposal],
     /// How thoroughly to compile.
     pub tier: Tier,
     /// The user to run it as; `None` for the one that this process has.
@@ -149,6 +158,7 @@ impl Run<'_> {
         let mut command = self.program.command();
         command
             .args(["--tier", self.tier.as_str()])
+            .args(self.proposals.iter().flat_map(|one| ["--enable", one.name()]))
             .stdin(self.module)
             .stdout(Stdio::null())
             .stderr(Stdio::piped());

@@ -1,9 +1,11 @@
 //! One module to one tier: from the module in the cache to native code beside it, or to a remembered failure.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use podwasm_engine::proposal::{self, Proposal};
 
 use super::child::{self, Output, Program, Run};
 use super::limits::limits;
@@ -12,7 +14,7 @@ use crate::cache::Cache;
 use crate::cache::entries::State;
 use crate::cache::files::{Seen, sha256_of};
 use crate::cache::record::{Attempt, Outcome};
-use crate::policy::Compile;
+use crate::policy::Policy;
 
 /// Users that no node has otherwise: above what containers and user namespaces are given, below what is reserved. Each compiler gets
 /// one of its own, so that one which was hijacked cannot reach for the next.
@@ -63,7 +65,7 @@ pub struct Workshop {
 
 impl Workshop {
     /// Compiles a module to a tier. Blocks until that has ended, and the calling thread has to live for as long.
-    pub fn work(&self, key: &Key, policy: &Compile) -> Done {
+    pub fn work(&self, key: &Key, policy: &Policy) -> Done {
         let started = Instant::now();
         match self.try_work(key, policy, started) {
             Ok(done) => done,
@@ -71,7 +73,7 @@ impl Workshop {
         }
     }
 
-    fn try_work(&self, key: &Key, policy: &Compile, started: Instant) -> Result<Done, child::Error> {
+    fn try_work(&self, key: &Key, policy: &Policy, started: Instant) -> Result<Done, child::Error> {
         let Key { digest, tier } = key;
         let (files, build) = (self.cache.files(), self.cache.build().unwrap_or_default());
         let Some(_lock) = files.try_lock(digest, *tier).map_err(io("lock the module"))? else {
@@ -85,13 +87,15 @@ impl Workshop {
             return Ok(Done::Gone);
         };
         let size = module.metadata().map_err(io("look at the module"))?.len();
+        let proposals = proposals(&module, policy)?;
         let folder = files.work_folder(digest, *tier);
         let _ = fs::remove_dir_all(&folder); // left by a process that was killed
         let run = Run {
             folder: &folder,
-            limits: limits(policy, *tier, size),
+            limits: limits(&policy.compile, *tier, size),
             module,
             program: &self.program,
+            proposals: &proposals,
             tier: *tier,
             user: user(),
         };
@@ -128,7 +132,6 @@ impl Workshop {
 
     /// The module, if its bytes are still those of its name.
     fn open_module(&self, digest: &str) -> io::Result<Option<File>> {
-        use std::io::Seek as _;
         let path = self.cache.files().module(digest);
         let mut file = match File::open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -192,6 +195,26 @@ impl Workshop {
             reason: why,
             took,
         }
+    }
+}
+
+/// What the compiler has to switch on for a module, opened and at its beginning.
+fn proposals(module: &File, policy: &Policy) -> Result<Vec<Proposal>, child::Error> {
+    let mut bytes = Vec::new();
+    let mut file = module;
+    file.read_to_end(&mut bytes).map_err(io("read the module"))?;
+    file.rewind().map_err(io("read the module"))?;
+    let needed = proposal::needed(&bytes);
+    let those = |is_so: &dyn Fn(&Proposal) -> bool| {
+        let found: Vec<_> = needed.iter().filter(|one| is_so(one)).copied().collect();
+        (!found.is_empty()).then(|| proposal::list(&found))
+    };
+    if let Some(refused) = those(&|one| !policy.proposals.contains(one)) {
+        return Err(child::Error::NotAllowed(refused));
+    }
+    match those(&|one| !one.has_native_code()) {
+        Some(interpreted) => Err(child::Error::NoNativeCode(interpreted)),
+        None => Ok(needed),
     }
 }
 

@@ -16,7 +16,7 @@ use super::{Compiler, build};
 use crate::cache::Cache;
 use crate::compiled::{Compiled, Tier};
 use crate::metrics::Recorder;
-use crate::policy::{Compile, Policy};
+use crate::policy::Policy;
 use crate::store::{Kept, Module, Store};
 
 const MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -82,6 +82,7 @@ impl Bench {
             limits,
             module: fs::File::open(module).unwrap(),
             program: &self.program,
+            proposals: &[],
             tier: Tier::Fast,
             user: user(),
         };
@@ -287,7 +288,7 @@ fn key(module: &Module, tier: Tier) -> Key {
 }
 
 fn work(workshop: &Workshop, module: &Module, tier: Tier) -> Done {
-    workshop.work(&key(module, tier), &Compile::default())
+    workshop.work(&key(module, tier), &Policy::default())
 }
 
 fn native(module: &Module, tier: Tier) -> PathBuf {
