@@ -109,7 +109,7 @@ impl Default for Compile {
     fn default() -> Self {
         Self {
             fast: FAST,
-            memory: Quantity::units(4 << 30),
+            memory: Quantity::units(8 << 30),
             optimised: OPTIMISED,
         }
     }

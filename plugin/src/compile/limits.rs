@@ -9,7 +9,7 @@ use crate::policy::{Compile, TierPolicy};
 const MEBIBYTE: u64 = 1 << 20;
 /// What the compiler takes before it sees a module: its libraries, mapped, and their heap.
 const BASE_ADDRESS_SPACE_BYTES: u64 = 2 << 30;
-/// Optimising takes some 160 to 290 MB for each MB of module at its peak.
+/// Either tier takes some 160 to 290 MB for each MB of module at its peak.
 const ADDRESS_SPACE_BYTES_PER_BYTE: u64 = 512;
 /// The least time, for starting up on a slow disk and for small modules that are hard.
 const BASE_SECONDS: u64 = 20;
@@ -86,7 +86,7 @@ mod tests {
         };
         assert_eq!(small, expected);
         let large = limits(&policy, Tier::Optimised, 22 << 20);
-        assert_eq!((large.cpu_seconds, large.address_space_bytes), (6620, 4 << 30));
+        assert_eq!((large.cpu_seconds, large.address_space_bytes), (6620, 8 << 30));
         assert!(large.idle && large.nice == 19);
         let absurd = limits(&policy, Tier::Optimised, u64::MAX);
         assert_eq!(absurd.output_bytes, u64::MAX);
