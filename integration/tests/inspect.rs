@@ -156,7 +156,18 @@ async fn every_form_in_containerd(flavor: Flavor) -> Result<()> {
         code == 1 && last.starts_with("verdict     would not be pulled: "),
         "{stdout}"
     );
-    ensure!(last.contains("--provenance=false"), "{stdout}");
+    let fixes: Vec<_> = stdout.lines().filter(|line| line.starts_with("fix ")).collect();
+    let repository = only.rsplit_once(':').map(|(repository, _)| repository);
+    let repository = repository.context("a name has a tag")?;
+    ensure!(fixes.len() == 3, "{stdout}");
+    ensure!(
+        fixes[0].contains(&format!("podwasm image fix {repository}:")),
+        "{stdout}"
+    );
+    ensure!(
+        fixes[2].contains(&format!("image: {repository}@sha256:")),
+        "{stdout}"
+    );
     let (code, stdout, stderr) = inspect(node, &["none:1"]).await?;
     ensure!((code, stdout.as_str()) == (2, ""), "{stdout}");
     ensure!(

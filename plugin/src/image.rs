@@ -30,6 +30,30 @@ const INDEXES: [&str; 2] = [
 const CRUN_VARIANT: &str = "module.wasm.image/variant";
 const TITLE: &str = "org.opencontainers.image.title";
 
+/// What containerd says of an index without anything for the node's platform.
+pub const NOT_PULLED: &str = "no match for platform in manifest";
+
+/// What to do about an image whose index lists only Wasm platforms, as `docker buildx` makes it with provenance: by its owner without
+/// a new build, by its owner with one, or by a pod's author alone. The `repository` is what the image's name has before its tag, the
+/// `manifest` is the digest of the index' entry for Wasm.
+pub fn wasm_only_index_fixes(repository: Option<&str>, manifest: &str) -> [String; 3] {
+    let repository = repository.unwrap_or("NAME");
+    [
+        format!("podwasm image fix {repository}:TAG lists it for Linux too, in the registry and without copying a layer"),
+        "build it with --provenance=false, or with --platform linux/amd64,linux/arm64: a module does not care".to_owned(),
+        format!("name in the pod what the index lists, image: {repository}@{manifest}"),
+    ]
+}
+
+/// What an image's name has before its tag and digest.
+pub fn repository(name: &str) -> &str {
+    let name = name.split_once('@').map_or(name, |(name, _)| name);
+    match name.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => name,
+    }
+}
+
 /// A document that is not what its type says.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -280,6 +304,32 @@ mod tests {
             ..ImageFacts::default()
         };
         assert_eq!(facts.says_wasm(), None);
+    }
+
+    #[test]
+    fn a_repository_is_a_name_without_tag_and_digest() {
+        for (name, expected) in [
+            ("app", "app"),
+            ("app:1", "app"),
+            ("localhost:5000/app", "localhost:5000/app"),
+            ("localhost:5000/team/app:1", "localhost:5000/team/app"),
+            ("ghcr.io/team/app:1@sha256:00", "ghcr.io/team/app"),
+        ] {
+            assert_eq!(repository(name), expected);
+        }
+    }
+
+    #[test]
+    fn what_to_do_about_an_index_of_wasm_alone_can_be_copied() {
+        let [fix, _, pod] = wasm_only_index_fixes(Some("ghcr.io/team/app"), DIGEST);
+        assert!(
+            fix.starts_with("podwasm image fix ghcr.io/team/app:TAG "),
+            "{fix}"
+        );
+        assert!(
+            pod.ends_with(&format!("image: ghcr.io/team/app@{DIGEST}")),
+            "{pod}"
+        );
     }
 
     #[test]

@@ -375,7 +375,7 @@ impl Inspector {
             notes: self.notes(),
             program: looked.and_then(|looked| looked.program.clone()),
             source: seen.source,
-            target: self.flags.target.clone(),
+            target: &self.flags.target,
         }))
     }
 

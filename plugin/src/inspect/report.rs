@@ -8,12 +8,9 @@ use super::imports::{Import, Imports, Provider};
 use crate::compiled::{Compiled, Runs};
 use crate::decide::Decision;
 use crate::facts::{Defect, Entrypoint, Limits};
+use crate::image::{self as images, wasm_only_index_fixes};
 use crate::plan::{CPU_PERIOD_MICROSECONDS, Plan};
 use podwasm_engine::settings::PAGE_BYTES;
-
-/// How to make an image that holds nothing else pullable.
-const FIX: &str =
-    "build it with --provenance=false, or with --platform linux/amd64,linux/arm64: a module does not care";
 
 /// All that is told of a target.
 #[derive(Clone, Debug, Serialize)]
@@ -120,6 +117,9 @@ pub struct ImageReport {
     pub pulled: bool,
     /// What to do if not.
     pub fix: Option<String>,
+    /// The same, one by one.
+    #[serde(skip)]
+    pub fixes: Vec<String>,
 }
 
 /// What a container would start.
@@ -212,12 +212,14 @@ pub struct Findings<'a> {
     /// Size and hash of what stands at the entrypoint.
     pub program: Option<(u64, String)>,
     pub source: Source,
-    pub target: String,
+    pub target: &'a str,
 }
 
 /// Draws the conclusion.
 pub fn report(findings: Findings<'_>) -> Report {
-    let image = findings.image.map(image_report);
+    let image = findings
+        .image
+        .map(|image| image_report(image, repository(&findings)));
     let program = findings
         .found
         .and_then(|found| program(found, findings.program.clone(), &findings.imports));
@@ -225,7 +227,7 @@ pub fn report(findings: Findings<'_>) -> Report {
     let mut entrypoint = findings.entrypoint;
     entrypoint.path = findings.found.and_then(path);
     Report {
-        target: findings.target,
+        target: findings.target.to_owned(),
         source: findings.source,
         image,
         entrypoint,
@@ -238,9 +240,21 @@ pub fn report(findings: Findings<'_>) -> Report {
     }
 }
 
-fn image_report(image: &Image) -> ImageReport {
+/// What an image's name has before its tag and digest. Only a name in containerd or in a registry has one.
+fn repository<'a>(findings: &Findings<'a>) -> Option<&'a str> {
+    match findings.source {
+        Source::Archive | Source::File => None,
+        Source::Containerd => Some(images::repository(findings.target)),
+    }
+}
+
+fn image_report(image: &Image, repository: Option<&str>) -> ImageReport {
     let form = form(image);
     let pulled = !matches!(form, Form::ForeignIndex | Form::WasmOnlyIndex);
+    let fixes = match form {
+        Form::WasmOnlyIndex => wasm_only_index_fixes(repository, &image.manifest).to_vec(),
+        _ => Vec::new(),
+    };
     ImageReport {
         form,
         digest: image.target.digest.clone(),
@@ -255,7 +269,8 @@ fn image_report(image: &Image) -> ImageReport {
             .fold(0, |size: u64, layer| size.saturating_add(layer.size_bytes)),
         layers: image.layers.clone(),
         pulled,
-        fix: (form == Form::WasmOnlyIndex).then(|| FIX.to_owned()),
+        fix: (!fixes.is_empty()).then(|| fixes.join("; or ")),
+        fixes,
     }
 }
 
@@ -408,10 +423,9 @@ fn not_pulled(image: &ImageReport) -> String {
         [] => "holds no image".to_owned(),
         platforms => format!("lists only {}", platforms.join(", ")),
     };
-    let fix = image.fix.as_ref().map(|fix| format!("; {fix}"));
     format!(
-        "the index {only}, so pulling it ends with \"no match for platform in manifest\"{}",
-        fix.unwrap_or_default()
+        "the index {only}, so pulling it ends with \"{}\"",
+        images::NOT_PULLED
     )
 }
 

@@ -88,6 +88,7 @@ impl Lines {
             |layer: &super::documents::Layer| format!("{}, {}", size(layer.size_bytes), layer.media_type);
         self.all("layer", image.layers.iter().map(layer));
         self.add("pulled", if image.pulled { "yes" } else { "no" });
+        self.all("fix", image.fixes.iter().cloned());
     }
 
     fn entrypoint(&mut self, entrypoint: &EntrypointReport) {

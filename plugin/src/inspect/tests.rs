@@ -280,7 +280,12 @@ fn an_index_of_wasm_alone_is_not_pulled() {
     let only = layout.index(&[("unknown/unknown", proof), ("wasi/wasm", image.clone())]);
     let report = layout
         .tar(&only)
-        .check(&[], Verdict::NotPulled, "--provenance=false");
+        .check(&[], Verdict::NotPulled, "no match for platform in manifest");
+    let fix = report["image"]["fix"].as_str().unwrap();
+    assert!(
+        fix.contains("--provenance=false") && fix.contains("podwasm image fix NAME:TAG"),
+        "{fix}"
+    );
     assert_eq!(report["image"]["form"], "wasm_only_index");
     assert_eq!(report["image"]["manifest"], image["digest"]);
     assert_eq!(report["program"]["kind"], "module");
