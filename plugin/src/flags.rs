@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::compiled::Tier;
+use crate::image_command;
 use crate::quantity::Quantity;
 
 /// Runs Wasm containers on an untouched Kubernetes node.
@@ -32,6 +33,9 @@ pub enum Command {
     /// away.
     #[command(args_override_self = true, after_help = COMPILE_EXIT_CODES)]
     Compile(Compile),
+    /// Makes OCI images from modules and pushes them, without Docker and without a Dockerfile.
+    #[command(args_override_self = true, arg_required_else_help = true, after_help = image_command::flags::EXIT_CODES)]
+    Image(image_command::flags::ImageFlags),
     /// Says what an image, an archive or a file is, and what podwasm would do with it.
     ///
     /// Nothing is run, pulled or changed. The rules are the daemon's own, with the policy and annotations given here.

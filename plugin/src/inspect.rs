@@ -3,16 +3,16 @@
 //! It looks with the daemon's own eyes ([`observe::Finder`]) and asks the daemon's own rules ([`decide::decide`]), so what it says
 //! is what a node would do. Everything that it looks at is a stranger's. Nothing is run, and nothing stays behind.
 
-mod archive;
+pub mod archive;
 pub mod blob;
 pub mod documents;
-mod imports;
+pub mod imports;
 pub mod layered;
 mod report;
 pub mod show;
 pub mod stored;
 mod tarball;
-mod target;
+pub mod target;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -85,23 +85,41 @@ enum Error {
     Target(#[from] target::Error),
 }
 
+/// An image that is neither a file here nor in containerd.
+pub struct Remote {
+    /// Where its blobs are.
+    pub blobs: Box<dyn Blobs + Send>,
+    /// What its name stands for.
+    pub target: documents::Target,
+}
+
 /// Inspects, tells, and says by the exit code whether a container would run.
 pub async fn run(flags: Inspect) -> ExitCode {
+    run_with(flags, None).await
+}
+
+/// The same for an image in a registry, if there is one.
+pub async fn run_with(flags: Inspect, remote: Option<Remote>) -> ExitCode {
     let handle = Handle::current();
     let (name, as_json) = (flags.target.clone(), flags.json);
-    let inspected = tokio::task::spawn_blocking(move || inspect(flags, handle));
+    let inspected = tokio::task::spawn_blocking(move || inspect(flags, handle, remote.as_ref()));
     match inspected.await {
         Ok(Ok(report)) => tell(&report, as_json),
-        Ok(Err(error)) => tell_failure(&name, &error, as_json),
+        Ok(Err(error)) => tell_unreadable(&name, &with_causes(&error), as_json),
         Err(failure) => std::panic::resume_unwind(failure.into_panic()),
     }
 }
 
 /// What it copies on the way is gone however that ends.
-fn inspect(flags: Inspect, handle: Handle) -> Result<Report, Error> {
+fn inspect(flags: Inspect, handle: Handle, remote: Option<&Remote>) -> Result<Report, Error> {
     let state = tempfile::Builder::new().prefix("podwasm-inspect-").tempdir()?;
     let store = |policy: &Policy| Ok(Store::open(state.path(), policy.max_module_size.to_units())?);
-    Inspector::new(flags, handle, store)?.inspect()
+    let inspector = Inspector::new(flags, handle, store)?;
+    let seen = match remote {
+        Some(remote) => inspector.archived(&*remote.blobs, remote.target.clone(), Source::Registry)?,
+        None => inspector.see()?,
+    };
+    inspector.conclude(&seen)
 }
 
 /// The module that a container of the target would run, brought into the store of `cache`; or what it would do instead.
@@ -132,8 +150,8 @@ fn tell(report: &Report, as_json: bool) -> ExitCode {
     }
 }
 
-fn tell_failure(name: &str, error: &Error, as_json: bool) -> ExitCode {
-    let reason = with_causes(error);
+/// Tells why something cannot be inspected.
+pub fn tell_unreadable(name: &str, reason: &str, as_json: bool) -> ExitCode {
     if as_json {
         let object = json!({"target": name, "verdict": "unreadable", "reason": reason});
         print(&format!("{object:#}\n"));
@@ -231,23 +249,12 @@ impl Inspector {
         })
     }
 
-    fn inspect(&self) -> Result<Report, Error> {
-        self.conclude(&self.see()?)
-    }
-
     fn see(&self) -> Result<Seen, Error> {
         let name = &self.flags.target;
         match target::open(name, self.flags.r#as)? {
             Target::Archive(archive) => {
                 let target = documents::of_layout(&archive.index()?, self.flags.r#ref.as_deref())?;
-                let image = documents::read(&archive, target)?;
-                let (command, looked) = self.image(&archive, &image, unpacked(&archive, &image)?)?;
-                Ok(Seen {
-                    command,
-                    image: Some(image),
-                    looked,
-                    source: Source::Archive,
-                })
+                self.archived(&archive, target, Source::Archive)
             }
             Target::File(file) => self.file(file),
             Target::Image => {
@@ -268,6 +275,18 @@ impl Inspector {
                 })
             }
         }
+    }
+
+    /// An image of which there are only blobs.
+    fn archived(&self, blobs: &dyn Blobs, target: documents::Target, source: Source) -> Result<Seen, Error> {
+        let image = documents::read(blobs, target)?;
+        let (command, looked) = self.image(blobs, &image, unpacked(blobs, &image)?)?;
+        Ok(Seen {
+            command,
+            image: Some(image),
+            looked,
+            source,
+        })
     }
 
     fn named_image(&self) -> Result<documents::Target, Error> {
@@ -531,7 +550,7 @@ fn is_for_others(facts: &Facts) -> bool {
 }
 
 /// Size and hash of a file.
-fn fingerprint(mut file: File) -> io::Result<(u64, String)> {
+pub fn fingerprint(mut file: File) -> io::Result<(u64, String)> {
     let mut hash = Sha256::new();
     file.rewind()?;
     let size = io::copy(&mut file, &mut hash)?;

@@ -26,6 +26,7 @@ mod flags;
 mod front;
 mod hop;
 mod image;
+mod image_command;
 mod inspect;
 mod install;
 mod layers;
@@ -63,6 +64,7 @@ async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Cache(flags) => Ok(cache_command::run(flags).await),
         Command::Compile(flags) => Ok(compile_command::run(flags).await),
+        Command::Image(flags) => Ok(image_command::run(flags.command).await),
         Command::Inspect(flags) => Ok(inspect::run(flags).await),
         Command::Install(flags) => Ok(install::run(flags).await),
         Command::Nri(flags) => Ok(install::nri::run(flags).await),

@@ -47,6 +47,8 @@ pub enum Source {
     Containerd,
     /// A file.
     File,
+    /// A registry.
+    Registry,
 }
 
 /// The outcome.
@@ -244,7 +246,7 @@ pub fn report(findings: Findings<'_>) -> Report {
 fn repository<'a>(findings: &Findings<'a>) -> Option<&'a str> {
     match findings.source {
         Source::Archive | Source::File => None,
-        Source::Containerd => Some(images::repository(findings.target)),
+        Source::Containerd | Source::Registry => Some(images::repository(findings.target)),
     }
 }
 

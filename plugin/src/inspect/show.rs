@@ -198,6 +198,7 @@ fn source(source: Source) -> &'static str {
         Source::Archive => "OCI image layout",
         Source::Containerd => "image in containerd",
         Source::File => "file",
+        Source::Registry => "image in a registry",
     }
 }
 

@@ -158,7 +158,7 @@ impl Made {
         };
         let runtime = Runtime::new().unwrap();
         let _context = runtime.enter();
-        inspect(flags, runtime.handle().clone())
+        inspect(flags, runtime.handle().clone(), None)
     }
 
     #[track_caller]
