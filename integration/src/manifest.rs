@@ -95,6 +95,18 @@ impl Manifest {
         self
     }
 
+    /// One object with pods, and whatever its pods mount: what is applied apart from the rest.
+    #[must_use]
+    pub fn only(&self, kind: &str, name: &str) -> Self {
+        let is_wanted = |object: &&Object| match object {
+            Object::ConfigMap(_) => true,
+            object => object.has_name(kind, name),
+        };
+        Self {
+            objects: self.objects.iter().filter(is_wanted).cloned().collect(),
+        }
+    }
+
     /// All objects.
     pub fn objects(&self) -> &[Object] {
         &self.objects

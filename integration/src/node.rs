@@ -21,7 +21,7 @@ use anyhow::{Context as _, Result, ensure};
 pub use dns::DNS_SERVER;
 pub use exporter::Exporter;
 pub use http::Answer;
-use layout::{binds, roots};
+use layout::{bare_binds, binds, roots};
 pub use layout::{nodes, target};
 use namespaces::Namespaces;
 pub use nix::sys::signal::Signal;
@@ -116,18 +116,26 @@ impl Node {
     /// Starts a node and waits until containerd calls itself and the network ready. Needs root and the root folders
     /// that `integration/node/root.sh` makes.
     pub async fn start(flavor: Flavor, runtime: Runtime) -> Result<Self> {
-        static NODES: AtomicU32 = AtomicU32::new(1);
-        let number = NODES.fetch_add(1, Ordering::Relaxed);
-        Self::start_named(
-            &format!("{flavor}-{runtime}-{}-{number}", std::process::id()),
-            flavor,
-            runtime,
-        )
-        .await
+        Self::start_named(&next_name(flavor, runtime), flavor, runtime).await
     }
 
-    /// The same under a name of the caller's choice: the folder's below `target/nodes`, and the node's host name.
+    /// Starts a node on which nothing of podwasm is installed. What is to be installed is below `/srv`.
+    pub async fn start_bare(flavor: Flavor, runtime: Runtime) -> Result<Self> {
+        let name = format!("bare-{}", next_name(flavor, runtime));
+        Self::start_with(&name, flavor, runtime, &bare_binds()).await
+    }
+
+    /// The same as [`Node::start`] under a name of the caller's choice: the folder's below `target/nodes`, and the node's host name.
     pub async fn start_named(name: &str, flavor: Flavor, runtime: Runtime) -> Result<Self> {
+        Self::start_with(name, flavor, runtime, &binds()).await
+    }
+
+    async fn start_with(
+        name: &str,
+        flavor: Flavor,
+        runtime: Runtime,
+        binds: &[(&'static str, PathBuf)],
+    ) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "a node needs root");
         let folder = nodes().join(name);
         sweep::old_nodes(&nodes());
@@ -135,7 +143,7 @@ impl Node {
         files::write(&folder, flavor, runtime)
             .with_context(|| format!("write the files of {}", folder.display()))?;
 
-        let supervisor = Supervisor::start(&folder, &roots(flavor)?, &binds())?;
+        let supervisor = Supervisor::start(&folder, &roots(flavor)?, binds)?;
         let namespaces = Namespaces::of(supervisor.init());
         let containerd = Mutex::new(containerd::spawn(&namespaces, &folder)?);
         let registry = containerd::spawn_registry(&namespaces, &folder)?;
@@ -259,6 +267,28 @@ impl Node {
         Ok(format!("{REGISTRY}/{name}:{tag}"))
     }
 
+    /// Loads an image of `make images` into containerd, as an air-gapped cluster's nodes get theirs.
+    pub async fn load_image(&self, name: &str) -> Result<()> {
+        let archive = format!("/srv/images/{name}.tar");
+        ensure!(
+            self.path(&archive).exists(),
+            "{archive} is not in the node: run deploy/images/build.sh"
+        );
+        let import = [
+            "--namespace",
+            "k8s.io",
+            "images",
+            "import",
+            "--base-name",
+            "ghcr.io/podwasm",
+            &archive,
+        ];
+        let output = self.exec("ctr", import).await?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "import {archive}: {said}");
+        Ok(())
+    }
+
     /// Starts a program in the node; its output goes to a file of that name among the node's logs. It ends with the node
     /// or when the handle is dropped.
     pub fn spawn(&self, name: &str, command: Command) -> Result<Process> {
@@ -317,4 +347,10 @@ impl Node {
     pub fn log_tails(&self) -> String {
         process::log_tails(&self.logs())
     }
+}
+
+fn next_name(flavor: Flavor, runtime: Runtime) -> String {
+    static NODES: AtomicU32 = AtomicU32::new(1);
+    let number = NODES.fetch_add(1, Ordering::Relaxed);
+    format!("{flavor}-{runtime}-{}-{number}", std::process::id())
 }

@@ -259,6 +259,12 @@ fn open_in_containerd(node: &Node, file: &Metadata) -> Result<bool> {
     Ok(false)
 }
 
+/// Whether nobody answered.
+fn is_unavailable(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref::<tonic::Status>();
+    status.is_some_and(|status| status.code() == tonic::Code::Unavailable)
+}
+
 /// What a program run in a container did.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Exec {
@@ -307,7 +313,11 @@ impl ContainerHandle<'_> {
     /// The same with a patience of the caller's choice.
     pub async fn wait_exit_within(&self, patience: Duration) -> Result<i32> {
         let code = until(&format!("{} exits", self.name), patience, async || {
-            let status = self.status().await?;
+            let status = match self.status().await {
+                // containerd is being restarted; the container does not mind.
+                Err(error) if is_unavailable(&error) => return Ok(None),
+                status => status?,
+            };
             Ok((status.state() == ContainerState::ContainerExited).then_some(status.exit_code))
         })
         .await

@@ -50,6 +50,20 @@ impl Object {
         }
     }
 
+    /// Whether it is the object of this kind and name.
+    pub(super) fn has_name(&self, kind: &str, name: &str) -> bool {
+        let own = match self {
+            Self::ConfigMap(_) => "ConfigMap",
+            Self::DaemonSet(_) => "DaemonSet",
+            Self::Deployment(_) => "Deployment",
+            Self::Job(_) => "Job",
+            Self::Kept(value) => return value["kind"] == kind && value["metadata"]["name"] == name,
+            Self::Pod(_) => "Pod",
+            Self::Service(_) => "Service",
+        };
+        own == kind && self.metadata().is_some_and(|metadata| metadata.name == name)
+    }
+
     /// Its own name, for those that are not kept as they are.
     pub(super) fn metadata(&self) -> Option<&Metadata> {
         match self {

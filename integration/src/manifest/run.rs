@@ -1,8 +1,7 @@
 //! A pod of a manifest on a node, through CRI, as a kubelet does it.
 //!
 //! In this order: the sandbox; `/etc/hosts` and the volumes; the init containers, one after the other, sidecars among them; the
-//! containers; then whoever asks waits for the probes. Not carried out: restarts of what ends, but for Jobs; service account tokens;
-//! cluster DNS.
+//! containers; then whoever asks waits for the probes. Not carried out: restarts of what ends, but for Jobs; service account tokens.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +18,7 @@ use super::pods::{self, PlannedPod};
 use super::probe::Probed;
 use super::{Manifest, Object, Service, quantity, volumes};
 use crate::cri::{ContainerBuilder, ContainerHandle, PodHandle, proto};
-use crate::node::Node;
+use crate::node::{DNS_SERVER, Node};
 
 /// The period of the kernel's bandwidth control, and the least and the unit of its shares, as kubelets set them.
 const CPU_PERIOD_MICROSECONDS: i64 = 100_000;
@@ -502,6 +501,12 @@ fn sandbox<'a>(node: &'a Node, plan: &PlannedPod) -> Result<crate::cri::PodBuild
                 options,
             });
         });
+    }
+    if spec.dns_config.is_none() && !spec.host_network {
+        // The node's name server stands for the cluster's; it knows what tests publish.
+        let namespace = format!("{}.svc.cluster.local", metadata.namespace);
+        let searches = [namespace.as_str(), "svc.cluster.local", "cluster.local"];
+        pod = pod.dns(&[DNS_SERVER], &searches, &["ndots:5"]);
     }
     let profile = spec.security_context.seccomp_profile.as_ref().map(seccomp);
     let profile = profile.transpose()?;

@@ -30,26 +30,46 @@ pub(super) fn roots(flavor: Flavor) -> Result<Vec<PathBuf>> {
         .collect()
 }
 
+/// What a node sees on which nothing of podwasm is installed: the tools for tests, and below `/srv` the programs of this build, the
+/// bundles and the images.
+pub(super) fn bare_binds() -> Vec<(&'static str, PathBuf)> {
+    let mut binds = vec![("/srv/bin", programs())];
+    let folders = [
+        ("/srv/images", "images"),
+        ("/srv/bundles", "engine"),
+        ("/opt/tools", "roots/tools"),
+    ];
+    add_existing(&mut binds, &folders);
+    binds
+}
+
 /// What of the project a node sees, under `/opt`: the programs of this build, the engine and the compiler
 /// if they are built; and the tools for tests.
 pub(super) fn binds() -> Vec<(&'static str, PathBuf)> {
-    let program = std::env::current_exe().expect("a program has a path");
-    let folder = program.parent().expect("a program lies in a folder");
-    let programs = if folder.ends_with("deps") {
-        folder.parent().expect("deps lies in a folder")
-    } else {
-        folder
-    };
-    let mut binds = vec![("/opt/podwasm/bin", programs.to_owned())];
+    let mut binds = vec![("/opt/podwasm/bin", programs())];
     let folders = [
         ("/opt/podwasm/compiler", "engine/compiler"),
         ("/opt/podwasm/engine", "engine/bundle"),
         ("/opt/tools", "roots/tools"),
     ];
+    add_existing(&mut binds, &folders);
+    binds
+}
+
+fn programs() -> PathBuf {
+    let program = std::env::current_exe().expect("a program has a path");
+    let folder = program.parent().expect("a program lies in a folder");
+    if folder.ends_with("deps") {
+        folder.parent().expect("deps lies in a folder").to_owned()
+    } else {
+        folder.to_owned()
+    }
+}
+
+fn add_existing(binds: &mut Vec<(&'static str, PathBuf)>, folders: &[(&'static str, &str)]) {
     for (inside, outside) in folders {
         if let Ok(outside) = target().join(outside).canonicalize() {
             binds.push((inside, outside));
         }
     }
-    binds
 }
