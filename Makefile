@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # Debian packages that Rust, the root folders and the lints need on this machine.
-PACKAGES := gcc iproute2 libc6-dev mmdebstrap procps python3-pip shellcheck util-linux
+PACKAGES := buildah gcc iproute2 libc6-dev mmdebstrap procps python3-pip shellcheck util-linux
 SCRIPTS := $(wildcard */*.sh */*/*.sh */*/*/*.sh)
 # Node tests start pods by the dozen: more at once than this only makes them wait for each other.
 NODE_TEST_THREADS ?= 4
@@ -13,7 +13,7 @@ BENCH ?= --chart docs/benchmarks.svg --json target/bench.json
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help demo test images bench chaos lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
+.PHONY: help demo test chart images bench chaos lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ demo: setup engine guests roots ## Run a pod of native and Wasm containers on a 
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter
 	target/debug/podwasm-demo
 
-test: setup lint docs unit engine-check guests roots node-tests ## Everything: lints, unit tests, tests on real nodes
+test: setup lint docs unit chart engine-check guests roots node-tests ## Everything: lints, unit tests, tests on real nodes
 
 bench: PACKAGES += wrk
 bench: setup engine guests roots ## Compare podwasm with native containers and crun's WasmEdge: a report in Markdown, and its chart
@@ -49,6 +49,7 @@ node-tests: setup engine guests roots ## The tests on throw-away nodes of contai
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
 	cargo build --quiet -p nri --examples
 	cargo test -p podwasm-metrics-exporter --lib -- --ignored
+	deploy/images/build.sh debug
 	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
 
 chaos: setup engine guests roots ## The faults: all, or TEST=name, REPEAT times; CHAOS_KILLS says how often things are killed in one
@@ -79,7 +80,10 @@ node: engine guests roots ## Start a throw-away node with podwasm, and a shell i
 	cargo build --quiet -p podwasm -p podwasm-integration
 	target/debug/podwasm-node start --podwasm
 
-images: PACKAGES += buildah binutils
+chart: setup ## Check the Helm chart, what it renders, and the Kustomize bases
+	deploy/tools.sh
+	deploy/render.sh --check
+
 images: setup engine ## The images of plugin, exporter and scaler: target/images
 	cargo build --quiet --release -p podwasm -p podwasm-metrics-exporter --bins
 	deploy/images/build.sh release

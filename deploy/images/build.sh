@@ -42,10 +42,11 @@ work=$images/work
 run() { buildah --root "$work/storage" --runroot "$work/run" --storage-driver "$driver" "$@"; }
 # Native overlays are not to be had below another overlay.
 case $(stat -f -c %T "$images") in overlayfs) driver=vfs ;; *) driver=overlay ;; esac
-end() { if [[ -d $work ]]; then
-    for mount in $(awk -v at="$work" 'index($5, at "/") == 1 { print $5 }' /proc/self/mountinfo | sort -r); do umount "$mount"; done
+end() {
+    local mount
+    awk -v at="$work/" 'index($5, at) == 1 { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do umount "$mount"; done
     rm -rf --one-file-system "$work"
-fi; }
+}
 end
 trap end EXIT
 mkdir -p "$work"/{context/{programs,sbom},storage,run}
