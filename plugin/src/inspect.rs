@@ -340,7 +340,7 @@ impl Inspector {
                         .map(|hash| (layer.size, hash.to_owned()));
                     in_layer(layer, cover, self.store.keep(blob::open(blobs, &layer.digest)?))?
                 }
-                Err(instead) => instead,
+                Err(instead) => *instead,
             };
         }
         Ok((command, Some((search, looked))))

@@ -740,7 +740,7 @@ async fn in_artifact(
 ) -> Result<Entrypoint, Error> {
     let (layer, cover) = match meant(layers, search, program) {
         Ok(meant) => meant,
-        Err(instead) => return Ok(instead),
+        Err(instead) => return Ok(*instead),
     };
     if let Some(module) = catalog.blobs().recall(&layer.digest).filter(Module::is_there) {
         return Ok(Entrypoint::Module { module, cover });
@@ -757,17 +757,17 @@ pub fn meant<'a>(
     layers: &'a [WasmLayer],
     search: &Search,
     program: &str,
-) -> Result<(&'a WasmLayer, PathBuf), Entrypoint> {
+) -> Result<(&'a WasmLayer, PathBuf), Box<Entrypoint>> {
     let cover = place(search).ok_or(Entrypoint::Missing)?;
     let Some(layer) = choose(layers, program) else {
         let titles = layers
             .iter()
             .map(|layer| layer.title.clone().unwrap_or_else(|| layer.digest.clone()))
             .collect();
-        return Err(Entrypoint::Unusable {
+        return Err(Box::new(Entrypoint::Unusable {
             path: "the artifact".to_owned(),
             defect: Defect::Ambiguous { titles },
-        });
+        }));
     };
     Ok((layer, cover))
 }

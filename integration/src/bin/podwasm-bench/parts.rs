@@ -169,7 +169,7 @@ impl<'a> Run<'a> {
                 self.plugin().await?;
                 http::measure(node, sizes.http).await
             }
-            Part::Latency => latency::measure(node.flavor(), self.runtime, sizes.latency).await,
+            Part::Latency => Box::pin(latency::measure(node.flavor(), self.runtime, sizes.latency)).await,
             Part::Arrival => {
                 self.plugin().await?;
                 arrival::measure(node, sizes.arrival).await
