@@ -76,7 +76,32 @@ async fn a_worker_that_crashes_in_a_loop_fails_no_container(flavor: Flavor) -> R
     node.stop().await
 }
 
+/// Containers that are created while no plugin is there are found, and told, by the one that comes.
+async fn what_was_created_while_nobody_listened_is_found(flavor: Flavor) -> Result<()> {
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let field = Field::open(&node).await?;
+    let tally = field.create(1, |number| number >= 4).await?;
+    ensure!(tally.unadjusted.len() == 2 && tally.native == 2, "{tally}");
+    let plugin = node.start_podwasm().await?;
+    until("they are counted", PATIENCE, async || {
+        let found = node.podwasm_metric("podwasm_unadjusted_containers").await?;
+        Ok((found > 1.5).then_some(()))
+    })
+    .await
+    .with_context(|| plugin.process().log_tail())?;
+    let log = std::fs::read_to_string(plugin.process().log())?;
+    for id in &tally.unadjusted {
+        ensure!(
+            log.lines()
+                .any(|line| line.contains("created without podwasm") && line.contains(id.as_str())),
+            "{id} is not told of"
+        );
+    }
+    node.stop().await
+}
+
 on_both! {
+    what_was_created_while_nobody_listened_is_found
     a_worker_that_crashes_in_a_loop_fails_no_container
     killed_workers_fail_no_container
 }

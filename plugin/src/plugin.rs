@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nri::api::{Container, ContainerUpdate, PodSandbox};
+use nri::api::{Container, ContainerState, PodSandbox};
 use nri::{Call, Creation, PluginError};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::adjust::{self, Bundle};
@@ -16,6 +16,7 @@ use crate::compile::queue::Need;
 use crate::compiled::{Compiled, Runs};
 use crate::decide::{self, Decision, Refusal, is_crun};
 use crate::facts::{Entrypoint, Facts, Runtime};
+use crate::hop::Surveyed;
 use crate::metrics::{Outcome, Recorder};
 use crate::observe::{Error, Observer, Subject};
 use crate::policy::Policy;
@@ -23,6 +24,8 @@ use crate::policy_file::Current;
 
 /// The runtime holds a lock of the whole node while it waits.
 const BUDGET: Duration = Duration::from_millis(300);
+/// How long a look at a container may take that is there already: nobody waits for it.
+const SURVEY_PATIENCE: Duration = Duration::from_secs(10);
 /// Under which containerd tells a container's image.
 pub const IMAGE_NAME: &str = "io.kubernetes.cri.image-name";
 
@@ -48,18 +51,6 @@ struct Case<'a> {
 
 #[nri::plugin]
 impl nri::Plugin for Podwasm {
-    async fn synchronize(
-        &self,
-        _call: Call,
-        pods: Vec<PodSandbox>,
-        _containers: Vec<Container>,
-    ) -> Result<Vec<ContainerUpdate>, PluginError> {
-        for pod in pods {
-            self.observer.expect(pod.id);
-        }
-        Ok(Vec::new())
-    }
-
     /// What the first container will depend on is asked now, while its image is still being looked for.
     async fn run_pod_sandbox(&self, _call: Call, pod: PodSandbox) -> Result<(), PluginError> {
         self.observer.expect(pod.id);
@@ -106,6 +97,41 @@ impl Podwasm {
             policy,
             recorder,
         }
+    }
+
+    /// Looks at the containers that there are, and tells of each that should have been adjusted and was not: it was created while
+    /// podwasm was not connected.
+    pub async fn survey(&self, pods: Vec<PodSandbox>, containers: Vec<Container>) -> Surveyed {
+        let marker = adjust::marker();
+        let policy = self.policy.borrow().clone();
+        let pods: HashMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
+        let mut surveyed = Surveyed::default();
+        let unmarked = containers.iter().filter(|container| is_there(container));
+        for container in unmarked.filter(|container| container.annotation(&marker).is_none()) {
+            let Some(pod) = pods.get(container.pod_sandbox_id.as_str()) else {
+                continue;
+            };
+            let case = Case::new(pod, container, Instant::now());
+            let problem = match timeout(SURVEY_PATIENCE, self.facts(&case, &policy)).await {
+                Ok(Ok(facts)) => {
+                    let missed = missed(decide::decide(&facts, &policy));
+                    surveyed.unadjusted += u64::from(missed.is_some());
+                    case.tell_missed(missed);
+                    continue;
+                }
+                Ok(Err(error)) => on_one_line(&*error),
+                Err(_) => format!("it could not be looked at within {SURVEY_PATIENCE:?}"),
+            };
+            surveyed.unknown += 1;
+            info!(
+                namespace = pod.namespace,
+                pod = pod.name,
+                container = container.name,
+                problem,
+                "cannot tell what it runs"
+            );
+        }
+        surveyed
     }
 
     async fn facts(&self, case: &Case<'_>, policy: &Policy) -> Result<Facts, Arc<Error>> {
@@ -293,6 +319,38 @@ impl<'a> Case<'a> {
             subject: subject(pod, container),
             wanted_by_crun: adjust::wanted_by_crun(pod, container),
         }
+    }
+}
+
+impl Case<'_> {
+    fn tell_missed(&self, missed: Option<String>) {
+        if let Some(why) = missed {
+            warn!(
+                namespace = self.pod.namespace,
+                pod = self.pod.name,
+                container = self.container.name,
+                id = self.container.id,
+                why,
+                "created without podwasm, while it was not connected; delete the pod to have it made anew"
+            );
+        }
+    }
+}
+
+fn is_there(container: &Container) -> bool {
+    use ContainerState::{ContainerCreated, ContainerPaused, ContainerRunning};
+    matches!(
+        container.state(),
+        ContainerCreated | ContainerPaused | ContainerRunning
+    )
+}
+
+/// Why a container that nobody adjusted should have been, or should not be there at all.
+fn missed(decision: Decision) -> Option<String> {
+    match decision {
+        Decision::Crun { why, .. } | Decision::Engine { why, .. } => Some(why),
+        Decision::Native { .. } | Decision::Runtime { .. } => None,
+        Decision::Refuse { reason, .. } => Some(format!("it would have been refused: {reason}")),
     }
 }
 

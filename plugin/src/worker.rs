@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, ensure};
 use futures_util::FutureExt as _;
+use nri::api::SynchronizeRequest;
+use prost::Message as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
@@ -36,6 +38,9 @@ use crate::plugin::Podwasm;
 use crate::policy::Policy;
 use crate::policy_file::{self, Current};
 use crate::store::Store;
+
+/// NRI's call by which it tells of all containers.
+const SURVEY: &str = "Synchronize";
 
 /// Works until the front has no more to be done.
 pub async fn run(flags: Run) -> anyhow::Result<()> {
@@ -170,7 +175,7 @@ impl Desk {
         match order {
             Order::Call(call) => {
                 let (plugin, containerd) = (self.plugin.clone(), self.containerd.clone());
-                tokio::spawn(answer(call, plugin, containerd, outbox.clone()));
+                tokio::spawn(Box::pin(answer(call, plugin, containerd, outbox.clone())));
             }
             Order::Policy(text) => match Policy::parse(&text) {
                 Ok(policy) => _ = self.policy.send_replace(Arc::new(policy)),
@@ -184,6 +189,9 @@ impl Desk {
 
 async fn answer(call: Call, plugin: Arc<Podwasm>, containerd: Containerd, outbox: Outbox) {
     let id = call.id;
+    if call.method == SURVEY {
+        return survey(&call, &plugin, &outbox).await;
+    }
     let work = AssertUnwindSafe(do_call(call, plugin, containerd)).catch_unwind();
     let answered = work.await.unwrap_or_else(|panic| Err(said_in_panic(&*panic)));
     if id == 0 {
@@ -194,6 +202,25 @@ async fn answer(call: Call, plugin: Arc<Podwasm>, containerd: Containerd, outbox
         Err(error) => (Vec::new(), Some(error)),
     };
     report(&outbox, Report::Answer(Answer { id, result, error }));
+}
+
+/// Nobody waits for this. If it ends the worker, the front does not ask for it for ever.
+async fn survey(call: &Call, plugin: &Podwasm, outbox: &Outbox) {
+    match SynchronizeRequest::decode(call.request.as_slice()) {
+        Ok(there) => {
+            let surveyed = plugin.survey(there.pods, there.containers).await;
+            info!(
+                unadjusted = surveyed.unadjusted,
+                unknown = surveyed.unknown,
+                "looked at all containers"
+            );
+            report(outbox, Report::Surveyed(surveyed));
+        }
+        Err(error) => error!(
+            error = &error as &dyn std::error::Error,
+            "the containers cannot be decoded"
+        ),
+    }
 }
 
 async fn do_call(call: Call, plugin: Arc<Podwasm>, containerd: Containerd) -> Result<Vec<u8>, String> {
