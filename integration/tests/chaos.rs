@@ -14,9 +14,16 @@ const AT_ONCE: usize = 4;
 /// How often something is killed in a test. `CHAOS_KILLS` says otherwise.
 const KILLS: usize = 12;
 
+/// How many containers are created where nothing goes wrong, in how many rows. `CHAOS_CREATES` says otherwise.
+const CREATES: usize = 64;
+const ROWS: usize = 16;
+
 fn kills() -> usize {
-    let asked = std::env::var("CHAOS_KILLS").ok();
-    asked.and_then(|number| number.parse().ok()).unwrap_or(KILLS)
+    asked("CHAOS_KILLS").unwrap_or(KILLS)
+}
+
+fn asked(variable: &str) -> Option<usize> {
+    std::env::var(variable).ok()?.parse().ok()
 }
 
 /// The node's own plugin, for its log, should the test fail.
@@ -76,6 +83,19 @@ async fn a_worker_that_crashes_in_a_loop_fails_no_container(flavor: Flavor) -> R
     node.stop().await
 }
 
+/// Native and Wasm containers side by side, many at once.
+async fn many_containers_come_out_as_they_should(flavor: Flavor) -> Result<()> {
+    let creates = asked("CHAOS_CREATES").unwrap_or(CREATES);
+    let node = Node::start(flavor, Runtime::Runc).await?;
+    let plugin = node.start_podwasm().await?;
+    let field = Field::open(&node).await?;
+    let create = field.create(ROWS, |number| number >= creates);
+    let tally = with_log(&plugin, create).await?;
+    println!("{flavor:?}: {creates} creates, {ROWS} at once: {tally}");
+    with_log(&plugin, async { tally.check(creates) }).await?;
+    node.stop().await
+}
+
 /// Containers that are created while no plugin is there are found, and told, by the one that comes.
 async fn what_was_created_while_nobody_listened_is_found(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
@@ -104,4 +124,5 @@ on_both! {
     what_was_created_while_nobody_listened_is_found
     a_worker_that_crashes_in_a_loop_fails_no_container
     killed_workers_fail_no_container
+    many_containers_come_out_as_they_should
 }
