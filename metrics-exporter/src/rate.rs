@@ -62,6 +62,23 @@ impl Ring {
         }
     }
 
+    /// Adds all that another ring holds.
+    pub fn merge(&mut self, other: &Self) {
+        self.fine.merge(&other.fine);
+        self.coarse.merge(&other.coarse);
+    }
+
+    /// Takes away what another ring holds, all of which was added here before.
+    pub fn separate(&mut self, other: &Self) {
+        self.fine.separate(&other.fine);
+        self.coarse.separate(&other.coarse);
+    }
+
+    /// Sets since when it is known what was counted.
+    pub fn know_since(&mut self, since: u64) {
+        self.since = since;
+    }
+
     /// What was counted in the window that ends at `to`, which is not before the end of what was added last.
     pub fn sum(&self, window_ms: u64, to: u64) -> f64 {
         if window_ms <= MAX_FINE_WINDOW_MS {
@@ -149,6 +166,21 @@ impl Slots {
             let at = self.at(slot);
             self.counts[at] = self.counts[at].saturating_add(share);
             begin = end;
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.reach(other.newest);
+        for slot in other.oldest().max(self.oldest())..=other.newest {
+            let (at, count) = (self.at(slot), other.counts[other.at(slot)]);
+            self.counts[at] = self.counts[at].saturating_add(count);
+        }
+    }
+
+    fn separate(&mut self, other: &Self) {
+        for slot in other.oldest().max(self.oldest())..=other.newest.min(self.newest) {
+            let (at, count) = (self.at(slot), other.counts[other.at(slot)]);
+            self.counts[at] = self.counts[at].saturating_sub(count);
         }
     }
 
@@ -405,6 +437,22 @@ mod tests {
             rate_or_burst(known.into_iter(), Duration::from_secs(60), panic),
             50.0
         );
+    }
+
+    #[test]
+    fn rings_come_together_and_apart_again() {
+        let mut others = ring(&[(600, 600_000, 0), (7, 3_000, 1_000)]);
+        let one = ring(&[(90, 90_000, 60_000), (40, 2_000, 1_500)]);
+        let alone = others.clone();
+        others.merge(&one);
+        assert_eq!(others.sum(600_000, NOW), 737.0);
+        assert_eq!(others.sum(2_000, NOW), alone.sum(2_000, NOW) + 40.0);
+        others.separate(&one);
+        assert_eq!(others, alone);
+        let mut newer = Ring::new(0);
+        newer.add(5, NOW + 599_000, NOW + 600_000);
+        newer.merge(&alone);
+        assert_eq!(newer.sum(600_000, NOW + 600_000), 5.0, "what is too old is gone");
     }
 
     proptest! {

@@ -2,9 +2,13 @@
 //!
 //! The rule that everything here serves: a number is told only if it is known. An error leaves a workload's replicas alone; a zero
 //! takes them away. Times are milliseconds by the scaler's own clock.
+//!
+//! A question may be about a thousand pods, and comes often. So pods that nothing tells apart, those of one node with the same
+//! labels, have their requests added up as these come in, in a pool, and a question is about a few pools.
 
 #![warn(clippy::disallowed_methods, reason = "this module decides; it does no I/O")]
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -74,6 +78,7 @@ pub struct Fleet {
     nodes: BTreeMap<SocketAddr, Node>,
     patience: Patience,
     pods: BTreeMap<Key, Pod>,
+    pools: BTreeMap<Arc<Likeness>, Pool>,
 }
 
 /// A pod's namespace and uid.
@@ -99,10 +104,9 @@ struct Node {
 
 #[derive(Debug)]
 struct Pod {
-    labels: BTreeMap<String, String>,
+    /// Which pool it is in.
+    like: Arc<Likeness>,
     name: String,
-    /// The exporter that told of it.
-    node: SocketAddr,
     requests: u64,
     ring: Ring,
     run: u64,
@@ -110,7 +114,38 @@ struct Pod {
     ended: Option<u64>,
     state: pb::State,
     tls_connections: u64,
+}
+
+/// What pods have in common that are in one pool.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Likeness {
+    namespace: Arc<str>,
     workload: Workload,
+    labels: BTreeMap<String, String>,
+    /// The exporter that told of them.
+    node: SocketAddr,
+    has_ended: bool,
+}
+
+/// Pods that are alike, and the requests of all of them.
+#[derive(Debug)]
+struct Pool {
+    pods: usize,
+    ring: Ring,
+    /// Since when how many of them are known.
+    since: BTreeMap<u64, usize>,
+    standing: Standing,
+}
+
+/// How many pods are in a way that matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Standing {
+    /// Had requests.
+    busy: usize,
+    /// Have connections whose requests cannot be seen.
+    encrypted: usize,
+    /// Are not seen.
+    unseen: usize,
 }
 
 /// How many there are, for metrics.
@@ -131,6 +166,7 @@ impl Fleet {
             nodes: BTreeMap::new(),
             patience,
             pods: BTreeMap::new(),
+            pools: BTreeMap::new(),
         }
     }
 
@@ -221,16 +257,18 @@ impl Fleet {
             self.remove(address, now);
         }
         let is_old = |ended: u64| now.saturating_sub(ended) > millis(rate::MAX_WINDOW);
-        self.pods.retain(|_, pod| !pod.ended.is_some_and(is_old));
+        for (_, pod) in self.pods.extract_if(.., |_, pod| pod.ended.is_some_and(is_old)) {
+            leave(&mut self.pools, &pod);
+        }
     }
 
     /// The rate that a trigger in a namespace asks for.
     pub fn rate(&self, namespace: &str, trigger: &Trigger, now: u64) -> Result<f64, Unknown> {
-        let pods: Vec<_> = self.select(namespace, &trigger.pods).collect();
-        self.check(&pods, now)?;
-        let known = pods.iter().map(|pod| Known {
-            ring: &pod.ring,
-            until: self.until(pod, now),
+        let pools: Vec<_> = self.select(namespace, &trigger.pods).collect();
+        self.check(&pools, now)?;
+        let known = pools.iter().map(|(like, pool)| Known {
+            ring: &pool.ring,
+            until: self.until(like, now),
         });
         Ok(match trigger.panic {
             None => rate::rate(known, trigger.window),
@@ -256,19 +294,23 @@ impl Fleet {
         !self.nodes.is_empty() && self.nodes.values().all(settled)
     }
 
-    fn select<'a>(&'a self, namespace: &str, wanted: &'a Pods) -> impl Iterator<Item = &'a Pod> {
-        let first: Key = (namespace.into(), "".into());
-        let namespace = first.0.clone();
-        self.pods
+    fn select<'a>(
+        &'a self,
+        namespace: &str,
+        wanted: &'a Pods,
+    ) -> impl Iterator<Item = (&'a Likeness, &'a Pool)> {
+        let first = Likeness::first_of(namespace);
+        let namespace = first.namespace.clone();
+        self.pools
             .range(first..)
-            .take_while(move |((of, _), _)| *of == namespace)
-            .map(|(_, pod)| pod)
-            .filter(|pod| wanted.select(&pod.labels, &pod.workload))
+            .map(|(like, pool)| (&**like, pool))
+            .take_while(move |(like, _)| like.namespace == namespace)
+            .filter(|(like, _)| wanted.select(&like.labels, &like.workload))
     }
 
-    /// Until when a pod's requests are known. What has ended is known for ever.
-    fn until(&self, pod: &Pod, now: u64) -> u64 {
-        let node = self.nodes.get(&pod.node).filter(|_| pod.ended.is_none());
+    /// Until when pods' requests are known. What has ended is known for ever.
+    fn until(&self, like: &Likeness, now: u64) -> u64 {
+        let node = self.nodes.get(&like.node).filter(|_| !like.has_ended);
         node.map_or(now, |node| node.heard)
     }
 
@@ -293,15 +335,15 @@ impl Fleet {
     }
 
     /// Whether what is known of these pods is all that there is to know.
-    fn check(&self, pods: &[&Pod], now: u64) -> Result<(), Unknown> {
+    fn check(&self, pools: &[(&Likeness, &Pool)], now: u64) -> Result<(), Unknown> {
         if self.nodes.is_empty() {
             return Err(Unknown::Nobody);
         }
-        let living = || pods.iter().filter(|pod| pod.ended.is_none());
+        let living = || pools.iter().filter(|(like, _)| !like.has_ended);
         let missing = self.missing(now);
         let none_is_left = missing.len() == self.nodes.len();
         let matters = |address: SocketAddr| match self.patience.partial {
-            Partial::Affected => none_is_left || living().any(|pod| pod.node == address),
+            Partial::Affected => none_is_left || living().any(|(like, _)| like.node == address),
             Partial::Answer => none_is_left,
             Partial::Refuse => true,
         };
@@ -313,19 +355,25 @@ impl Fleet {
             };
             return Err(Unknown::Missing { node, why });
         }
-        let unseen = living().find(|pod| pod.state == pb::State::Unseen);
-        if let Some(pod) = unseen.filter(|_| self.patience.partial != Partial::Answer) {
-            return Err(Unknown::Unseen {
-                pod: pod.name.clone(),
-            });
+        let unseen = living().find(|(_, pool)| pool.standing.unseen > 0);
+        if let Some((like, _)) = unseen.filter(|_| self.patience.partial != Partial::Answer) {
+            let pod = self.name(like, |pod| pod.state == pb::State::Unseen);
+            return Err(Unknown::Unseen { pod });
         }
-        let encrypted = living().find(|pod| pod.tls_connections > 0);
-        match encrypted.filter(|_| pods.iter().all(|pod| pod.requests == 0)) {
-            Some(pod) => Err(Unknown::Encrypted {
-                pod: pod.name.clone(),
+        let encrypted = living().find(|(_, pool)| pool.standing.encrypted > 0);
+        match encrypted.filter(|_| pools.iter().all(|(_, pool)| pool.standing.busy == 0)) {
+            Some((like, _)) => Err(Unknown::Encrypted {
+                pod: self.name(like, |pod| pod.tls_connections > 0),
             }),
             None => Ok(()),
         }
+    }
+
+    /// The name of the first pod in a pool of which something is true.
+    fn name(&self, like: &Likeness, is_so: impl Fn(&Pod) -> bool) -> String {
+        let mut pods = self.pods.values();
+        let pod = pods.find(|pod| *pod.like == *like && is_so(pod));
+        pod.map_or_else(String::new, |pod| pod.name.clone())
     }
 
     fn start(&mut self, address: SocketAddr, update: &pb::Update, started: &pb::Pod, now: u64) {
@@ -334,28 +382,37 @@ impl Fleet {
             node.ids.insert(started.id, key.clone());
         }
         let before = self.pods.remove(&key);
+        if let Some(pod) = &before {
+            leave(&mut self.pools, pod);
+        }
         let reading = started.reading.unwrap_or_default();
         let ended = before.as_ref().and_then(|pod| pod.ended).unwrap_or(now);
         let ring = match before {
             Some(pod) if pod.run != update.run => pod.ring,
             _ => Ring::new(now.saturating_sub(update.read_ms.saturating_sub(started.since_ms))),
         };
+        let ended = (reading.state() == pb::State::Ended).then_some(ended);
         let pod = Pod {
-            labels: started.labels.clone().into_iter().collect(),
+            like: Arc::new(Likeness {
+                namespace: key.0.clone(),
+                workload: Workload {
+                    kind: started.workload_kind.clone(),
+                    name: started.workload.clone(),
+                },
+                labels: started.labels.clone().into_iter().collect(),
+                node: address,
+                has_ended: ended.is_some(),
+            }),
             name: started.name.clone(),
-            node: address,
             requests: reading.requests,
             ring: with_past(ring, &started.past, now),
             run: update.run,
-            ended: (reading.state() == pb::State::Ended).then_some(ended),
+            ended,
             state: reading.state(),
             tls_connections: reading.tls_connections,
-            workload: Workload {
-                kind: started.workload_kind.clone(),
-                name: started.workload.clone(),
-            },
         };
-        self.pods.insert(key, pod);
+        let pod = self.pods.entry(key).insert_entry(pod).into_mut();
+        join(&mut self.pools, pod);
     }
 
     fn read(&mut self, address: SocketAddr, reading: &pb::Reading, before: u64, now: u64) {
@@ -365,15 +422,23 @@ impl Fleet {
             .and_then(|node| node.ids.get(&reading.id));
         let pod = key.and_then(|key| self.pods.get_mut(key));
         // A pod may have been told of by another exporter since, as while one takes the other's place.
-        let Some(pod) = pod.filter(|pod| pod.node == address) else {
+        let Some(pod) = pod.filter(|pod| pod.like.node == address) else {
             return;
         };
-        pod.ring
-            .add(rate::increase(pod.requests, reading.requests), before, now);
+        let increase = rate::increase(pod.requests, reading.requests);
+        pod.ring.add(increase, before, now);
+        if let Some(pool) = self.pools.get_mut(&pod.like) {
+            pool.ring.add(increase, before, now);
+            pool.standing.take(pod.standing());
+        }
         pod.requests = reading.requests;
         pod.state = reading.state();
         pod.tls_connections = reading.tls_connections;
-        pod.ended = (pod.state == pb::State::Ended).then(|| pod.ended.unwrap_or(now));
+        if let Some(pool) = self.pools.get_mut(&pod.like) {
+            pool.standing.add(pod.standing());
+        }
+        let ended = (pod.state == pb::State::Ended).then(|| pod.ended.unwrap_or(now));
+        end(&mut self.pools, pod, ended);
     }
 
     /// Ends the exporter's pods that its new state does not have.
@@ -383,18 +448,122 @@ impl Fleet {
         };
         let mentioned: BTreeSet<_> = node.ids.values().collect();
         for (key, pod) in &mut self.pods {
-            if pod.node == address && !mentioned.contains(key) {
-                pod.ended = pod.ended.or(Some(now));
+            if pod.like.node == address && !mentioned.contains(key) {
+                end(&mut self.pools, pod, pod.ended.or(Some(now)));
             }
         }
     }
 
     fn remove(&mut self, address: SocketAddr, now: u64) {
         self.nodes.remove(&address);
-        for pod in self.pods.values_mut().filter(|pod| pod.node == address) {
-            pod.ended = pod.ended.or(Some(now));
+        for pod in self.pods.values_mut().filter(|pod| pod.like.node == address) {
+            end(&mut self.pools, pod, pod.ended.or(Some(now)));
         }
     }
+}
+
+impl Likeness {
+    /// What comes before all of a namespace.
+    fn first_of(namespace: &str) -> Self {
+        Self {
+            namespace: namespace.into(),
+            workload: Workload::default(),
+            labels: BTreeMap::new(),
+            node: SocketAddr::from(([0; 4], 0)),
+            has_ended: false,
+        }
+    }
+}
+
+impl Pod {
+    fn standing(&self) -> Standing {
+        Standing {
+            busy: (self.requests > 0).into(),
+            encrypted: (self.tls_connections > 0).into(),
+            unseen: (self.state == pb::State::Unseen).into(),
+        }
+    }
+}
+
+impl Standing {
+    fn add(&mut self, other: Self) {
+        self.busy += other.busy;
+        self.encrypted += other.encrypted;
+        self.unseen += other.unseen;
+    }
+
+    fn take(&mut self, other: Self) {
+        self.busy -= other.busy;
+        self.encrypted -= other.encrypted;
+        self.unseen -= other.unseen;
+    }
+}
+
+impl Pool {
+    fn new() -> Self {
+        Self {
+            pods: 0,
+            ring: Ring::new(0),
+            since: BTreeMap::new(),
+            standing: Standing::default(),
+        }
+    }
+
+    fn know_since(&mut self) {
+        let first = self.since.keys().next();
+        self.ring.know_since(first.copied().unwrap_or(0));
+    }
+}
+
+type Pools = BTreeMap<Arc<Likeness>, Pool>;
+
+/// Adds a pod to the pool of those that are like it.
+fn join(pools: &mut Pools, pod: &mut Pod) {
+    // One likeness is shared by all, as labels may be long.
+    if let Some((like, _)) = pools.get_key_value(&pod.like) {
+        pod.like = like.clone();
+    }
+    let pool = pools.entry(pod.like.clone()).or_insert_with(Pool::new);
+    pool.pods += 1;
+    pool.ring.merge(&pod.ring);
+    pool.standing.add(pod.standing());
+    *pool.since.entry(pod.ring.since()).or_default() += 1;
+    pool.know_since();
+}
+
+/// Takes a pod out of its pool.
+fn leave(pools: &mut Pools, pod: &Pod) {
+    let Some(pool) = pools.get_mut(&pod.like) else {
+        return;
+    };
+    pool.pods -= 1;
+    if pool.pods == 0 {
+        pools.remove(&pod.like);
+        return;
+    }
+    pool.ring.separate(&pod.ring);
+    pool.standing.take(pod.standing());
+    if let Entry::Occupied(mut since) = pool.since.entry(pod.ring.since()) {
+        *since.get_mut() -= 1;
+        if *since.get() == 0 {
+            since.remove();
+        }
+    }
+    pool.know_since();
+}
+
+/// Notes when a pod ended, if it has, which makes it one of another pool.
+fn end(pools: &mut Pools, pod: &mut Pod, ended: Option<u64>) {
+    pod.ended = ended;
+    if pod.like.has_ended == ended.is_some() {
+        return;
+    }
+    leave(pools, pod);
+    pod.like = Arc::new(Likeness {
+        has_ended: ended.is_some(),
+        ..(*pod.like).clone()
+    });
+    join(pools, pod);
 }
 
 impl Node {
@@ -528,15 +697,32 @@ mod tests {
         }
 
         fn ask_in(&self, namespace: &str, trigger: &str) -> Result<f64, String> {
-            let pairs = trigger.split(';').filter_map(|pair| pair.split_once(':'));
-            let pairs = pairs.chain([("targetRequestsPerSecond", "1")]);
-            let metadata = pairs
-                .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
-                .collect();
-            let trigger = Trigger::parse(&metadata).unwrap();
             self.fleet
-                .rate(namespace, &trigger, self.now)
+                .rate(namespace, &parse(trigger), self.now)
                 .map_err(|unknown| unknown.to_string())
+        }
+
+        /// The same without pools.
+        fn ask_one_by_one(&self, trigger: &str) -> Result<f64, String> {
+            let trigger = parse(trigger);
+            let all: Vec<_> = self.fleet.pods.values().collect();
+            let chosen = all
+                .iter()
+                .filter(|pod| trigger.pods.select(&pod.like.labels, &pod.like.workload));
+            let pools = self.fleet.select("shop", &trigger.pods).collect::<Vec<_>>();
+            let count = |pools: &[(&Likeness, &Pool)]| pools.iter().map(|(_, pool)| pool.pods).sum::<usize>();
+            assert_eq!(count(&pools), chosen.clone().count(), "pods are in one pool each");
+            self.fleet
+                .check(&pools, self.now)
+                .map_err(|unknown| unknown.to_string())?;
+            let known = chosen.map(|pod| Known {
+                ring: &pod.ring,
+                until: self.fleet.until(&pod.like, self.now),
+            });
+            Ok(match trigger.panic {
+                None => rate::rate(known, trigger.window),
+                Some(panic) => rate::rate_or_burst(known, trigger.window, panic),
+            })
         }
 
         #[track_caller]
@@ -550,6 +736,15 @@ mod tests {
             let unknown = self.ask(trigger).expect_err("it is not known");
             assert!(unknown.contains(expected), "{unknown}");
         }
+    }
+
+    fn parse(trigger: &str) -> Trigger {
+        let pairs = trigger.split(';').filter_map(|pair| pair.split_once(':'));
+        let pairs = pairs.chain([("targetRequestsPerSecond", "1")]);
+        let metadata = pairs
+            .map(|(key, value)| (key.trim().to_owned(), value.trim().to_owned()))
+            .collect();
+        Trigger::parse(&metadata).unwrap()
     }
 
     fn update(node: u16, run: u64) -> pb::Update {
@@ -948,10 +1143,11 @@ mod tests {
     }
 
     fn a_reading() -> impl Strategy<Value = pb::Reading> {
-        (0..4_u32, any::<u64>(), 0..2_u64, -1..4_i32).prop_map(|(id, requests, tls_connections, state)| {
+        // Less than a second of it can hold: beyond that, sums are what they are.
+        (0..4_u32, 0..1_u64 << 24, 0..2_u64, -1..4_i32).prop_map(|(id, requests, tls_connections, state)| {
             pb::Reading {
                 id,
-                requests: requests >> (requests % 64),
+                requests: requests >> (requests % 24),
                 tls_connections,
                 state,
             }
@@ -959,7 +1155,7 @@ mod tests {
     }
 
     fn a_pod() -> impl Strategy<Value = pb::Pod> {
-        let past = prop::collection::vec(any::<u64>().prop_map(|number| number >> (number % 64)), 0..5);
+        let past = prop::collection::vec((0..1_u64 << 24).prop_map(|number| number >> (number % 24)), 0..5);
         (a_reading(), any::<u64>(), past).prop_map(|(reading, since_ms, past)| pb::Pod {
             since_ms: since_ms >> (since_ms % 64),
             past,
@@ -1025,6 +1221,11 @@ mod tests {
                     }
                     for trigger in ["workload: web; window: 1s", "selector: app; panicWindow: 6s"] {
                         let rate = cluster.ask(trigger);
+                        let one_by_one = cluster.ask_one_by_one(trigger);
+                        prop_assert_eq!(rate.is_ok(), one_by_one.is_ok(), "{:?} and {:?}", rate, one_by_one);
+                        if let (Ok(rate), Ok(one_by_one)) = (&rate, one_by_one) {
+                            prop_assert!((rate - one_by_one).abs() <= rate.abs() * 1e-9, "{} and {}", rate, one_by_one);
+                        }
                         prop_assert!(rate.clone().is_ok_and(|rate| rate >= 0.0 && rate.is_finite()) || rate.is_err(), "{:?}", rate);
                     }
                 }
