@@ -136,7 +136,8 @@ impl FromStr for Settings {
 
     fn from_str(text: &str) -> Result<Self, SettingsError> {
         let mut settings = Self::default();
-        for line in text.lines() {
+        // Not `lines()`, which would take a `\r` off a path's end.
+        for line in text.split_terminator('\n') {
             let known = line
                 .split_once('=')
                 .and_then(|(key, value)| settings.set(key, value));
@@ -192,6 +193,21 @@ mod tests {
     fn check(text: &str, expected: &Settings) {
         assert_eq!(text.parse().as_ref(), Ok(expected));
         assert_eq!(expected.to_string(), text);
+    }
+
+    #[test]
+    fn a_path_that_ends_in_a_carriage_return_keeps_it() {
+        let preopen = Preopen {
+            path: "/a\r".to_owned(),
+            read_only: true,
+        };
+        check(
+            "preopens=mounts\npreopen=ro:/a\r",
+            &Settings {
+                preopens: Some(vec![preopen]),
+                ..Settings::default()
+            },
+        );
     }
 
     #[test]
