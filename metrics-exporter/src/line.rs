@@ -44,12 +44,22 @@ impl<'a> Text<'a> {
         self.prefix.is_empty()
     }
 
-    fn whole(line: &'a [u8]) -> Self {
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+    /// A line that comes in one piece. Of a long one only the ends are looked at all the same: what is found must not depend on
+    /// how the stream was cut.
+    fn of(line: &'a [u8]) -> Self {
+        if line.len() > PREFIX {
+            return Self::ends(&line[..PREFIX], &line[line.len() - SUFFIX..]);
+        }
+        let line = without_return(line);
         Self {
             prefix: line,
             suffix: line,
         }
+    }
+
+    fn ends(prefix: &'a [u8], suffix: &'a [u8]) -> Self {
+        let suffix = without_return(suffix);
+        Self { prefix, suffix }
     }
 }
 
@@ -67,7 +77,7 @@ impl Line {
         let line = &bytes[..end];
         *bytes = &bytes[end + 1..];
         if self.length == 0 {
-            return Some(Text::whole(line));
+            return Some(Text::of(line));
         }
         self.keep(line);
         self.is_done = true;
@@ -90,13 +100,9 @@ impl Line {
 
     fn text(&self) -> Text<'_> {
         if self.length <= self.prefix.len() {
-            return Text::whole(&self.prefix);
+            return Text::of(&self.prefix);
         }
-        let suffix = &self.suffix[..self.suffix_length];
-        Text {
-            prefix: &self.prefix,
-            suffix: suffix.strip_suffix(b"\r").unwrap_or(suffix),
-        }
+        Text::ends(&self.prefix, &self.suffix[..self.suffix_length])
     }
 
     fn keep(&mut self, bytes: &[u8]) {
@@ -110,6 +116,10 @@ impl Line {
         self.suffix[old..old + fresh.len()].copy_from_slice(fresh);
         self.suffix_length = old + fresh.len();
     }
+}
+
+fn without_return(line: &[u8]) -> &[u8] {
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 #[cfg(test)]
@@ -149,11 +159,19 @@ mod tests {
         let mut text = b"start ".to_vec();
         text.extend(vec![b'x'; 100_000]);
         text.extend(b" the very end of it\r\n");
-        for size in [1, 2, 15, 16, 17, 1000] {
+        for size in [1, 2, 15, 16, 17, 1000, 1_000_000] {
             let seen = lines(&text, size);
             assert_eq!(seen.len(), 1);
             assert!(seen[0].0.starts_with(b"start xxx") && seen[0].0.len() == PREFIX);
             assert!(seen[0].1.ends_with(b"very end of it"), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_long_line_is_seen_the_same_whether_it_was_split_or_not() {
+        for length in [PREFIX - 1, PREFIX, PREFIX + 1, PREFIX + SUFFIX, 1000] {
+            let text = [&vec![b'x'; length][..], b"end\r\n"].concat();
+            assert_eq!(lines(&text, text.len()), lines(&text, 7), "{length}");
         }
     }
 }
