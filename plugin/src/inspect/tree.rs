@@ -327,7 +327,10 @@ impl Tree {
 
     fn white_out(&mut self, parent: usize, mark: &[u8], gone: &OsStr, layer: usize) {
         if mark == OPAQUE {
-            self.prune(parent, layer);
+            // overlayfs merges the layers' roots whatever is marked there.
+            if parent != ROOT {
+                self.prune(parent, layer);
+            }
         } else if !mark.starts_with(MARKS)
             && let Some(node) = self.child(parent, gone)
         {
@@ -444,6 +447,14 @@ mod tests {
         check(&again, "/a", Some(("/a", 6)));
         check(&again, "/e/z", Some(("/e/z", 7)));
         check(&again, "/e/x", None);
+    }
+
+    /// As a node sees it: overlayfs never takes a layer's root for opaque.
+    #[test]
+    fn a_root_that_is_marked_opaque_hides_nothing() {
+        let tree = build(&[&[("a", file(1))], &[(".wh..wh..opq", file(0)), ("b", file(2))]]).unwrap();
+        check(&tree, "/a", Some(("/a", 1)));
+        check(&tree, "/b", Some(("/b", 2)));
     }
 
     #[test]
