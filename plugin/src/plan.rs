@@ -277,8 +277,10 @@ fn preopens(
 }
 
 fn preopen(mount: &MountFact) -> Result<engine::Preopen, String> {
-    let path = mount.destination.to_str().filter(|path| !path.contains('\n'));
-    let path = path.ok_or_else(|| format!("preopens: mounts cannot name {}", mount.destination.display()))?;
+    let can_be_told = |path: &&str| path.starts_with('/') && !path.contains('\n');
+    let path = mount.destination.to_str().filter(can_be_told);
+    let path =
+        path.ok_or_else(|| format!("preopens: mounts cannot name '{}'", mount.destination.display()))?;
     Ok(engine::Preopen {
         path: path.to_owned(),
         read_only: mount.read_only,

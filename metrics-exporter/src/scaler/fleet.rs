@@ -257,9 +257,13 @@ impl Fleet {
             self.remove(address, now);
         }
         let is_old = |ended: u64| now.saturating_sub(ended) > millis(rate::MAX_WINDOW);
-        for (_, pod) in self.pods.extract_if(.., |_, pod| pod.ended.is_some_and(is_old)) {
-            leave(&mut self.pools, &pod);
-        }
+        self.pods.retain(|_, pod| {
+            let is_gone = pod.ended.is_some_and(is_old);
+            if is_gone {
+                leave(&mut self.pools, pod);
+            }
+            !is_gone
+        });
     }
 
     /// The rate that a trigger in a namespace asks for.
@@ -392,7 +396,7 @@ impl Fleet {
             _ => Ring::new(now.saturating_sub(update.read_ms.saturating_sub(started.since_ms))),
         };
         let ended = (reading.state() == pb::State::Ended).then_some(ended);
-        let pod = Pod {
+        let mut pod = Pod {
             like: Arc::new(Likeness {
                 namespace: key.0.clone(),
                 workload: Workload {
@@ -411,8 +415,8 @@ impl Fleet {
             state: reading.state(),
             tls_connections: reading.tls_connections,
         };
-        let pod = self.pods.entry(key).insert_entry(pod).into_mut();
-        join(&mut self.pools, pod);
+        join(&mut self.pools, &mut pod);
+        self.pods.insert(key, pod);
     }
 
     fn read(&mut self, address: SocketAddr, reading: &pb::Reading, before: u64, now: u64) {
