@@ -4,16 +4,18 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # Debian packages that Rust, the root folders and the lints need on this machine.
-PACKAGES := buildah gcc iproute2 libc6-dev mmdebstrap procps python3-pip shellcheck util-linux
+PACKAGES := g++ buildah gcc iproute2 libc6-dev mmdebstrap procps python3-pip shellcheck util-linux
 SCRIPTS := $(wildcard */*.sh */*/*.sh */*/*/*.sh)
 # Node tests start pods by the dozen: more at once than this only makes them wait for each other.
 NODE_TEST_THREADS ?= 4
 # Options of `make bench`; with --quick it takes two minutes, and says whether the benchmarks work.
 BENCH ?= --chart docs/benchmarks.svg --json target/bench.json
+# How long `make fuzz` runs each target.
+SECONDS ?= 60
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help demo test chart images bench chaos lint fmt unit docs node-tests engine engine-check engine-pins guests roots node setup clean
+.PHONY: help demo test chart images bench chaos lint fmt unit fuzz fuzz-short fuzz-keep docs node-tests engine engine-check engine-pins guests roots node setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +24,7 @@ demo: setup engine guests roots ## Run a pod of native and Wasm containers on a 
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter
 	target/debug/podwasm-demo
 
-test: setup lint docs unit chart engine-check guests roots node-tests ## Everything: lints, unit tests, tests on real nodes
+test: setup lint docs unit fuzz-short chart engine-check guests roots node-tests ## Everything: lints, unit tests, fuzzing for a minute, tests on real nodes
 
 bench: PACKAGES += wrk
 bench: setup engine guests roots ## Compare podwasm with native containers and crun's WasmEdge: a report in Markdown, and its chart
@@ -41,6 +43,16 @@ fmt: ## Format all Rust code
 unit: setup ## The tests that need neither root nor network
 	cargo test
 	cargo test -p podwasm-engine
+
+fuzz: setup ## Fuzz for SECONDS each: all targets, or TARGET; see fuzz/README.md
+	fuzz/run.sh $(SECONDS) $(TARGET)
+
+# What is found in so little time is what a change broke. `overlay` needs root.
+fuzz-short: setup ## Fuzz all targets for 3 seconds each
+	fuzz/run.sh 3
+
+fuzz-keep: setup ## Keep in fuzz/corpus what found new code
+	fuzz/run.sh --keep $(TARGET)
 
 docs: setup ## The API's documentation, without a broken link
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps

@@ -8,6 +8,8 @@
 pub mod artifact;
 pub mod compiling;
 pub mod environment;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod header;
 pub mod line;
 pub mod outcome;

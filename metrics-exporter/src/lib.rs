@@ -12,6 +12,8 @@ pub mod daemon;
 pub mod exclude;
 pub mod feed;
 pub mod filter;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod hpack;
 pub mod http;
 pub mod http1;

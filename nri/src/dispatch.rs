@@ -19,7 +19,7 @@ pub(crate) const PLUGIN_SERVICE_NAME: &str = "nri.pkg.api.v1alpha1.Plugin";
 pub(crate) const RUNTIME_SERVICE_NAME: &str = "nri.pkg.api.v1alpha1.Runtime";
 
 /// The methods of the Plugin service.
-const METHODS: [&str; 18] = [
+pub(crate) const METHODS: [&str; 18] = [
     "Configure",
     "CreateContainer",
     "PostCreateContainer",

@@ -68,6 +68,9 @@ mod call;
 mod dispatch;
 mod event;
 mod frame;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identity;
 mod link;
 mod mux;

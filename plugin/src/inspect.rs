@@ -11,11 +11,11 @@ pub mod layered;
 mod report;
 pub mod show;
 pub mod stored;
-mod tarball;
+pub mod tarball;
 pub mod target;
 #[cfg(test)]
 mod tests;
-mod tree;
+pub mod tree;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

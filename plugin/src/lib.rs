@@ -24,6 +24,9 @@ mod entrypoint;
 mod facts;
 mod flags;
 mod front;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hop;
 mod image;
 mod image_command;

@@ -1,0 +1,4 @@
+//! `podwasm::fuzzing::entrypoint` says what is promised.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| podwasm::fuzzing::entrypoint(input));

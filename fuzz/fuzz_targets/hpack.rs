@@ -1,0 +1,4 @@
+//! `podwasm_metrics_exporter::fuzzing::hpack` says what is promised.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| podwasm_metrics_exporter::fuzzing::hpack(input));

@@ -1,0 +1,4 @@
+//! `nri::fuzzing::mux` says what is promised.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| nri::fuzzing::mux(input));
