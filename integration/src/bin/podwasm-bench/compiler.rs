@@ -42,6 +42,8 @@ pub fn compile(module: &Path, tier: Tier) -> Result<PathBuf> {
         let name = module.file_name().unwrap_or_default().display();
         eprintln!("compiling {name}, {tier}");
         run(&compiler, module, tier, &making).with_context(|| format!("compile {name}"))?;
+        // Pages that are not on disk yet would count as private to whoever maps them.
+        File::open(making.join("module.so"))?.sync_all()?;
         fs::rename(making.join("module.so"), &made)?;
         fs::remove_dir_all(&making)?;
     }
