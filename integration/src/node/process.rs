@@ -6,6 +6,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -40,7 +41,8 @@ impl Process {
         command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
-            .stderr(file);
+            .stderr(file)
+            .process_group(0); // an interrupt from the terminal is for this process, which then ends it
         let mut child = namespaces.spawn(command)?;
         let pid = Pid::from_raw(child.id().try_into().context("a pid is positive")?);
         let (ended, exit) = watch::channel(None);

@@ -3,7 +3,6 @@
 use anyhow::{Context as _, Result, bail};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 
@@ -25,14 +24,20 @@ impl Supervisor {
             .map(|root| root.display().to_string())
             .collect::<Vec<_>>()
             .join(":");
-        let mut child = Command::new("bash")
+        // In a session of its own: the node's init makes what it starts the terminal's foreground, if it has a terminal, and an
+        // interrupt would no longer reach this process. This process ends the node by letting go of the pipe.
+        let mut child = Command::new("setsid")
+            .arg("bash")
             .arg(script)
             .args(["run".as_ref(), folder.as_os_str(), roots.as_ref()])
-            .args(binds.iter().map(|(inside, outside)| format!("{inside}={}", outside.display())))
+            .args(
+                binds
+                    .iter()
+                    .map(|(inside, outside)| format!("{inside}={}", outside.display())),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&log)?)
-            .process_group(0) // an interrupt from the terminal is for this process, which then lets go of the pipe
             .spawn()
             .context("start node.sh")?;
         let lifeline = child.stdin.take();
