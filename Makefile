@@ -15,14 +15,20 @@ SECONDS ?= 60
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help demo test chart images bench chaos lint fmt unit fuzz fuzz-short fuzz-keep docs node-tests engine engine-check engine-pins guests roots node setup clean
+.PHONY: help demo recording book test chart images bench chaos lint fmt unit fuzz fuzz-short fuzz-keep docs node-tests engine engine-check engine-pins guests roots node setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: setup engine guests roots ## Run a pod of native and Wasm containers on a throw-away node
+demo: ## Run a pod of native and Wasm containers on a throw-away node
+	@integration/demo.sh
+
+recording: setup engine guests roots ## Run the demo and draw what it prints: docs/demo.svg
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter
-	target/debug/podwasm-demo
+	target/debug/podwasm-record docs/demo.svg target/debug/podwasm-demo
+
+book: ## The documents as a site: target/book
+	docs/book.sh
 
 test: setup lint docs unit fuzz-short chart engine-check guests roots node-tests ## Everything: lints, unit tests, fuzzing for a minute, tests on real nodes
 

@@ -2,16 +2,24 @@
 //! sends load to a Wasm server, and shows what is counted and what KEDA would ask for.
 
 mod scaling;
+mod show;
+mod summary;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use podwasm_integration::node::{Podwasm, target};
 use podwasm_integration::prelude::*;
 use serde_json::Value;
+use show::{note, red, step, table, wrapped};
+use summary::Summary;
+use tokio::signal::unix::{SignalKind, signal};
+
+const COLUMNS: usize = 100;
+/// Ending a Wasm container may take this long here; natively it is a signal and its delivery.
+const PROMPT: Duration = Duration::from_secs(2);
 
 /// What the pod consists of.
 struct Part {
@@ -19,6 +27,9 @@ struct Part {
     what: &'static str,
     image: String,
     command: Vec<&'static str>,
+    /// What should be decided, and the exit code, if it ends by itself.
+    decided: &'static str,
+    code: Option<i32>,
 }
 
 /// One line of the plugin's log.
@@ -28,18 +39,47 @@ struct Decision {
 }
 
 #[tokio::main]
-async fn main() -> Result<()> {
-    tokio::select! {
-        done = demo() => done,
-        _ = tokio::signal::ctrl_c() => {
-            eprintln!("\ninterrupted: the node is gone, nothing is left running");
-            std::process::exit(130)
+async fn main() -> ExitCode {
+    // Whatever ends first, all that the demo has started is dropped, and with it taken down, before anything is said of it.
+    let done = tokio::select! {
+        done = demo() => Some(done),
+        () = interrupted() => None,
+    };
+    match done {
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            eprintln!("\n{} {error:#}", red("The demo failed:"));
+            eprintln!(
+                "The node is gone, its logs are below {}.",
+                podwasm_integration::node::nodes().display()
+            );
+            ExitCode::FAILURE
         }
+        None => {
+            eprintln!("\nInterrupted: the node is gone, nothing is left running.");
+            ExitCode::from(130)
+        }
+    }
+}
+
+/// Returns when somebody wants the demo to end.
+async fn interrupted() {
+    let of = |kind| signal(kind).expect("signals can be waited for");
+    let (mut interrupt, mut terminate, mut hangup) = (
+        of(SignalKind::interrupt()),
+        of(SignalKind::terminate()),
+        of(SignalKind::hangup()),
+    );
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
     }
 }
 
 async fn demo() -> Result<()> {
     let start = Instant::now();
+    let mut summary = Summary::default();
     step("Starting a node: Debian's containerd and runc, untouched, in namespaces of its own");
     let node = Node::start(Flavor::Forky, Runtime::Runc).await?;
     let version = node.cri().version().await?;
@@ -57,27 +97,52 @@ async fn demo() -> Result<()> {
 
     step("Running one pod with all of them");
     let pod = node.pod("shop").run().await?;
+    let running = run(&pod, &parts).await;
+    show_pod(&parts, &running, &plugin, &mut summary).await?;
+    show_end(&running, &mut summary).await?;
+
+    scaling::show(&node, &mut summary).await?;
+
+    step("Cleaning up");
+    pod.remove().await?;
+    drop(plugin);
+    node.stop().await?;
+    note("no process, mount or cgroup is left");
+    summary.show()?;
+    println!(
+        "\n  {} s in all. Next: `make node` gives you a shell on such a node; docs/README.md leads to all else.",
+        start.elapsed().as_secs()
+    );
+    Ok(())
+}
+
+async fn run<'a>(pod: &PodHandle<'a>, parts: &[Part]) -> Vec<Result<ContainerHandle<'a>>> {
     let mut running = Vec::new();
-    for part in &parts {
+    for part in parts {
         let container = pod
             .container(part.name)
             .image(&part.image)
-            .command(part.command.iter().copied())
-            .start()
-            .await;
-        running.push(container);
+            .command(part.command.iter().copied());
+        running.push(container.start().await);
     }
+    running
+}
+
+/// Shows what became of each container, and what was decided of it.
+async fn show_pod(
+    parts: &[Part],
+    running: &[Result<ContainerHandle<'_>>],
+    plugin: &Podwasm,
+    summary: &mut Summary,
+) -> Result<()> {
     let mut rows = Vec::new();
-    for (part, container) in parts.iter().zip(&running) {
-        rows.push(match container {
-            Err(_) => vec![part.name.to_owned(), "-".to_owned(), "not created".to_owned()],
-            Ok(container) if part.name == "waiter" => {
+    let mut ends = Vec::new();
+    for (part, container) in parts.iter().zip(running) {
+        let (code, output) = match container {
+            Err(_) => (None, "not created".to_owned()),
+            Ok(container) if part.code.is_none() => {
                 container.wait_stdout("sleeping").await?;
-                vec![
-                    part.name.to_owned(),
-                    "runs".to_owned(),
-                    last_line(&container.logs()?.stdout),
-                ]
+                (None, last_line(&container.logs()?.stdout))
             }
             Ok(container) => {
                 let code = container.wait_exit().await?;
@@ -87,12 +152,19 @@ async fn demo() -> Result<()> {
                 } else {
                     &logs.stdout
                 };
-                vec![part.name.to_owned(), code.to_string(), last_line(output)]
+                (Some(code), last_line(output))
             }
-        });
+        };
+        let exit = match (&container, code) {
+            (Err(_), _) => "-".to_owned(),
+            (Ok(_), None) => "runs".to_owned(),
+            (Ok(_), Some(code)) => code.to_string(),
+        };
+        ends.push(code);
+        rows.push(vec![part.name.to_owned(), exit, output]);
     }
 
-    let decisions = decisions(&plugin)?;
+    let decisions = decisions(plugin)?;
     for row in &mut rows {
         let decision = decisions
             .get(row[0].as_str())
@@ -110,32 +182,45 @@ async fn demo() -> Result<()> {
         println!("\n  The one that was refused, as `kubectl describe pod` would show it:");
         let status = error.downcast_ref::<tonic::Status>();
         let message = status.map_or_else(|| format!("{error:#}"), |status| status.message().to_owned());
-        println!("    {}", red(&message));
+        for line in wrapped(&message, COLUMNS) {
+            println!("    {}", red(&line));
+        }
     }
 
+    let decided = parts
+        .iter()
+        .filter(|part| decisions[part.name].decided == part.decided);
+    let decided = decided.count();
+    summary.add(
+        "containers decided upon as they should be",
+        format!("{decided} of {}", parts.len()),
+        decided == parts.len(),
+    );
+    let ended = parts.iter().zip(&ends).filter(|(part, code)| part.code == **code);
+    let ended = ended.count();
+    summary.add(
+        "exit codes that are the program's own",
+        format!("{ended} of {}", parts.len()),
+        ended == parts.len(),
+    );
+    Ok(())
+}
+
+async fn show_end(running: &[Result<ContainerHandle<'_>>], summary: &mut Summary) -> Result<()> {
     step("Asking the Wasm container that still runs to end, as `kubectl delete pod` would");
     let waiter = running.iter().flatten().next_back().context("the waiter runs")?;
     let asked = Instant::now();
     waiter.stop(Duration::from_secs(30)).await?;
     let took = asked.elapsed();
+    let code = waiter.wait_exit().await?;
     note(&format!(
-        "SIGTERM, exit code {} after {} ms, of a grace period of 30 s",
-        waiter.wait_exit().await?,
+        "SIGTERM, exit code {code} after {} ms, of a grace period of 30 s",
         took.as_millis()
     ));
-
-    scaling::show(&node).await?;
-
-    step("Cleaning up");
-    pod.remove().await?;
-    drop(plugin);
-    node.stop().await?;
-    note(&format!(
-        "no process, mount or cgroup is left; {} s in all",
-        start.elapsed().as_secs()
-    ));
-    println!(
-        "\nNext: `make node` gives you a shell on such a node; docs/running.md says how to run podwasm on yours."
+    summary.add(
+        "from SIGTERM to the end of a Wasm container",
+        format!("{} ms", took.as_millis()),
+        code == 143 && took < PROMPT,
     );
     Ok(())
 }
@@ -152,12 +237,14 @@ async fn parts(node: &Node) -> Result<Vec<Part>> {
         .layer(Layer::new().file("/data/orders", orders, 0o644));
     let component = Image::linux().program("/new.wasm", guest("component.wasm")?);
     let mut parts = Vec::new();
-    let mut part = |name, what, image: String, command: &[&'static str]| {
+    let mut part = |name, what, image: String, command: &[&'static str], (decided, code)| {
         parts.push(Part {
             name,
             what,
             image,
             command: command.to_vec(),
+            decided,
+            code,
         });
     };
     part(
@@ -165,42 +252,49 @@ async fn parts(node: &Node) -> Result<Vec<Part>> {
         "native: busybox in a linux image",
         node.busybox().to_owned(),
         &["echo", "a native container"],
+        ("native", Some(0)),
     );
     part(
         "greeter",
         "Wasm, from C: /app.wasm in a linux/amd64 scratch image",
         linux.clone(),
         &["/app.wasm"],
+        ("Wasm", Some(0)),
     );
     part(
         "counter",
         "Wasm, from Rust: `wordcount` on PATH in a wasi/wasm image",
         node.push("demo/counter", &wasi).await?,
         &["wordcount", "/data/orders"],
+        ("Wasm", Some(0)),
     );
     part(
         "failing",
         "Wasm, exits with 42: an OCI Wasm artifact",
         node.push("demo/failing", &Artifact::wasm(c)).await?,
         &["/app.wasm", "exit", "42"],
+        ("Wasm", Some(42)),
     );
     part(
         "trapping",
         "Wasm, runs into `unreachable`",
         linux.clone(),
         &["/app.wasm", "trap"],
+        ("Wasm", Some(134)),
     );
     part(
         "broken",
         "Wasm, but a component, which this engine does not run",
         node.push("demo/broken", &component).await?,
         &["/new.wasm"],
+        ("refused", None),
     );
     part(
         "waiter",
         "Wasm, sleeps until it is told to end",
         linux,
         &["/app.wasm", "sleep"],
+        ("Wasm", None),
     );
     Ok(parts)
 }
@@ -230,54 +324,9 @@ fn decisions(plugin: &Podwasm) -> Result<BTreeMap<String, Decision>> {
 
 fn last_line(text: &str) -> String {
     let line = text.lines().next_back().unwrap_or("-");
-    if line.chars().count() <= 44 {
+    if line.chars().count() <= 40 {
         line.to_owned()
     } else {
-        line.chars().take(43).chain(['…']).collect()
-    }
-}
-
-fn step(text: &str) {
-    println!("\n{}", paint("1;36", &format!("==> {text}")));
-}
-
-fn note(text: &str) {
-    println!("    {text}");
-    let _ = std::io::stdout().flush();
-}
-
-fn red(text: &str) -> String {
-    paint("31", text)
-}
-
-fn paint(colour: &str, text: &str) -> String {
-    let wanted = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    if wanted {
-        format!("\x1b[{colour}m{text}\x1b[0m")
-    } else {
-        text.to_owned()
-    }
-}
-
-fn table(head: &[&str], rows: &[Vec<String>]) {
-    let head: Vec<String> = head.iter().map(ToString::to_string).collect();
-    let width = |column: usize| {
-        rows.iter()
-            .chain([&head])
-            .map(|row| row[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |row: &[String]| {
-        let mut line = String::from("  ");
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{cell:<width$}  ");
-        }
-        line.trim_end().to_owned()
-    };
-    println!("{}", paint("1", &line(&head)));
-    for row in rows {
-        println!("{}", line(row));
+        line.chars().take(39).chain(['…']).collect()
     }
 }
