@@ -1,5 +1,8 @@
 //! The node's exporter: start order, and the end.
 
+#[cfg(test)]
+#[path = "../../../../integration/src/documents.rs"]
+mod documents;
 mod flags;
 
 use std::sync::Arc;
