@@ -156,7 +156,7 @@ async fn wait_metric(node: &Node, at: SocketAddr, series: &str, expected: f64) -
     Ok(())
 }
 
-/// Cleans up as `helm uninstall` does, by a DaemonSet. Returns what its pod said.
+/// Cleans up as `helm uninstall` does, by a `DaemonSet`. Returns what its pod said.
 async fn clean_up(node: &Node, manifest: &Manifest) -> Result<String> {
     let pods = apply(node, manifest, "DaemonSet", "podwasm-cleanup").await?;
     let said = pods[0].container("uninstall")?.logs()?.stderr;
@@ -179,6 +179,7 @@ async fn clean_up_and_await(node: &Node, manifest: &Manifest) -> Result<String> 
     Ok(said)
 }
 
+#[allow(clippy::too_many_lines, reason = "one node lives through all of it")]
 async fn is_installed_used_upgraded_and_gone(flavor: Flavor) -> Result<()> {
     let node = bare_node(flavor).await?;
     let before = tree(&node)?;
