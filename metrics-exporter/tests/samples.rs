@@ -90,13 +90,16 @@ fn the_documented_triggers_are_understood() {
 #[test]
 fn every_sample_is_an_object() {
     for (path, object) in objects() {
-        for key in ["apiVersion", "kind", "spec"] {
+        for key in ["apiVersion", "kind"] {
             assert!(!object[key].is_null(), "{path}: no {key}");
         }
-        assert!(
-            object["metadata"]["name"].is_string() && object["metadata"]["namespace"].is_string(),
-            "{path}"
-        );
+        assert!(object["metadata"]["name"].is_string(), "{path}");
+        // Pods and what belongs to them may go anywhere, and are run by tests of their own.
+        let is_for_operators = object["apiVersion"]
+            .as_str()
+            .is_some_and(|version| version.contains('.'));
+        let has_place = !object["spec"].is_null() && object["metadata"]["namespace"].is_string();
+        assert!(has_place || !is_for_operators, "{path}: no namespace or no spec");
     }
     for (path, text) in samples("json") {
         let dashboard: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"));

@@ -399,11 +399,27 @@ fn is_alive(pid: Pid) -> bool {
     test_kill_process(pid).is_ok() && stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
 
+/// Whether a process has handlers for SIGTERM and SIGINT.
+fn heeds_signals(process: Pid) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).unwrap_or_default();
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+    [Signal::TERM, Signal::INT]
+        .iter()
+        .all(|signal| caught & (1 << (signal.as_raw() - 1)) != 0)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_to_all_processes_is_left_to_the_front() {
     let daemon = Daemon::start();
     let runtime = daemon.admit().await;
     let workers = daemon.two_workers(None).await;
+    // A signal that comes before a process has said what it does with it ends any process.
+    daemon
+        .wait("both heed signals", || {
+            workers.iter().all(|worker| heeds_signals(*worker))
+        })
+        .await;
     for worker in &workers {
         kill_process(*worker, Signal::TERM).unwrap();
         kill_process(*worker, Signal::INT).unwrap();
