@@ -49,6 +49,9 @@ pub struct Start {
     /// The policy that is in force, if one was taken from anywhere.
     #[prost(message, optional, tag = "2")]
     pub policy: Option<PolicyText>,
+    /// What earlier workers have seen to begin as a module.
+    #[prost(message, repeated, tag = "3")]
+    pub known: Vec<Entrypoint>,
 }
 
 /// A policy that was found to be good.

@@ -220,6 +220,12 @@ impl Observer {
         answer
     }
 
+    /// Takes over that the entrypoint of an image was seen to begin as a module, from who saw it.
+    pub fn remember_module(&self, image: String, program: String) {
+        let mut seen = self.modules.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.put((image, program), ());
+    }
+
     /// Whether the entrypoint of this image has been seen to begin as a module, even if it could not be looked at to its end.
     pub fn has_seen_module(&self, subject: &Subject) -> bool {
         self.modules.have(subject)

@@ -137,6 +137,9 @@ impl Desk {
         };
         let tell = tell_of_modules(outbox.clone());
         let observer = Arc::new(Observer::new(containerd.clone(), store, catalog, tell));
+        for known in start.known {
+            observer.remember_module(known.image, known.program);
+        }
         let plugin = Podwasm::new(observer, bundle, compiler.clone(), policy.clone(), recorder);
         tokio::spawn(compiler.work());
         tokio::spawn(tender.tend());

@@ -454,6 +454,12 @@ impl Supervisor {
         let start = Start {
             is_successor: *self.workers.0.has_begun.borrow(),
             policy: self.workers.policy().clone(),
+            known: self
+                .workers
+                .known()
+                .iter()
+                .map(|(known, ())| known.clone())
+                .collect(),
         };
         connection.outbox.send(&ToWorker {
             order: Some(Order::Start(start)),
