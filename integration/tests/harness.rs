@@ -51,7 +51,8 @@ on_nodes! {
         assert_eq!(polite.wait_exit().await?, 5);
 
         // Process 1 of a pid namespace is not killed by a signal that it does not handle.
-        let deaf = pod.container("deaf").image(node.busybox()).command(["sleep", "600"]).start().await?;
+        let deaf = pod.container("deaf").image(node.busybox()).shell("echo ready; exec sleep 600").start().await?;
+        deaf.wait_stdout("ready").await?; // until then it may still be the runtime's own process
         let start = Instant::now();
         deaf.stop(Duration::from_secs(1)).await?;
         assert_eq!(deaf.wait_exit().await?, 137);
