@@ -2,9 +2,10 @@
 
 use std::error::Error;
 
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "proto/containers.proto",
     "proto/content.proto",
+    "proto/cri.proto",
     "proto/events.proto",
     "proto/images.proto",
     "proto/runc_options.proto",

@@ -127,6 +127,17 @@ pub struct SandboxRecord {
     pub snapshotter: String,
 }
 
+/// A container, as containerd recorded it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// Its id.
+    pub id: String,
+    /// Its image's name.
+    pub image: String,
+    /// Its specification, as JSON.
+    pub spec: Vec<u8>,
+}
+
 /// A client of containerd's socket. Cheap to clone; connects when first used, and again when it must.
 #[derive(Clone, Debug)]
 pub struct Containerd {
@@ -183,6 +194,25 @@ impl Containerd {
             shim: runtime.name,
             snapshotter: record.snapshotter,
         })
+    }
+
+    /// All containers of the kubelet's, sandboxes among them.
+    pub async fn containers(&self) -> Result<Vec<Record>, Error> {
+        let failed = || Error::call("list containers");
+        let request = pb::containers::ListContainersRequest { filters: Vec::new() };
+        let answer = ContainersClient::new(self.channel.clone())
+            .list_stream(request)
+            .await;
+        let mut containers = answer.map_err(failed())?.into_inner();
+        let mut records = Vec::new();
+        while let Some(message) = containers.message().await.map_err(failed())? {
+            records.extend(message.container.map(|container| Record {
+                id: container.id,
+                image: container.image,
+                spec: container.spec.map(|spec| spec.value).unwrap_or_default(),
+            }));
+        }
+        Ok(records)
     }
 
     /// What of the host the containers of all pods mount.

@@ -36,6 +36,12 @@ pub enum Command {
     /// Makes OCI images from modules and pushes them, without Docker and without a Dockerfile.
     #[command(args_override_self = true, arg_required_else_help = true, after_help = image_command::flags::EXIT_CODES)]
     Image(image_command::flags::ImageFlags),
+    /// Looks at this node from top to bottom, and says what is wrong, what that means and what to do.
+    ///
+    /// Nothing on the node is changed. Where things are, a running daemon's flags say, unless those here say otherwise. Without root it looks at
+    /// what it may, and says what it could not.
+    #[command(args_override_self = true, after_help = DOCTOR_EXIT_CODES)]
+    Doctor(Doctor),
     /// Says what an image, an archive or a file is, and what podwasm would do with it.
     ///
     /// Nothing is run, pulled or changed. The rules are the daemon's own, with the policy and annotations given here.
@@ -73,6 +79,12 @@ Exit codes:
   0  a container of it would run, natively or as Wasm
   1  it would not: refused, not pulled, no command, or it would start and fail
   2  it cannot be inspected: not there, unreadable, malformed, or the flags are wrong";
+
+const DOCTOR_EXIT_CODES: &str = "\
+Exit codes:
+  0  nothing is broken; there may be warnings, and things that could not be looked at
+  1  something does not work
+  2  what was asked about is not there, or the flags are wrong";
 
 const CACHE_EXIT_CODES: &str = "\
 Exit codes:
@@ -157,6 +169,47 @@ pub struct Compile {
     /// The compiler's bundle on this node.
     #[arg(long, default_value = "/opt/podwasm/compiler")]
     pub compiler: PathBuf,
+}
+
+/// Flags of `podwasm doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Lists all complaints and checks by name.
+    #[arg(long, conflicts_with = "explain")]
+    pub list: bool,
+    /// Explains a complaint or a check, without looking at the node.
+    #[arg(long, value_name = "NAME")]
+    pub explain: Option<String>,
+    /// Prints one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Also says what became of a pod's containers, or of one container.
+    #[arg(long, value_name = "NAMESPACE/POD|CONTAINER-ID")]
+    pub pod: Option<String>,
+    /// Also says what an image in containerd is, and whether Kubernetes pulls it.
+    #[arg(long, value_name = "NAME")]
+    pub image: Option<String>,
+    /// containerd's socket. Without it, the daemon's or the first of the usual ones that is there.
+    #[arg(long)]
+    pub containerd_socket: Option<PathBuf>,
+    /// NRI's socket.
+    #[arg(long)]
+    pub nri_socket: Option<PathBuf>,
+    /// The node's policy, a YAML file.
+    #[arg(long, value_name = "POLICY")]
+    pub config: Option<PathBuf>,
+    /// The engine's bundle on this node.
+    #[arg(long)]
+    pub engine: Option<PathBuf>,
+    /// The compiler's bundle on this node.
+    #[arg(long)]
+    pub compiler: Option<PathBuf>,
+    /// Where modules are kept on this node.
+    #[arg(long)]
+    pub state: Option<PathBuf>,
+    /// Where the daemon serves /metrics and /readyz.
+    #[arg(long)]
+    pub http: Option<SocketAddr>,
 }
 
 /// Flags of `podwasm inspect`.

@@ -8,7 +8,7 @@ pub mod blob;
 pub mod documents;
 pub mod imports;
 pub mod layered;
-mod report;
+pub mod report;
 pub mod show;
 pub mod stored;
 pub mod tarball;
@@ -120,6 +120,11 @@ fn inspect(flags: Inspect, handle: Handle, remote: Option<&Remote>) -> Result<Re
         None => inspector.see()?,
     };
     inspector.conclude(&seen)
+}
+
+/// What there is to tell of a target, for others to judge.
+pub fn report_of(flags: Inspect, handle: Handle) -> Result<Report, String> {
+    inspect(flags, handle, None).map_err(|error| with_causes(&error))
 }
 
 /// The module that a container of the target would run, brought into the store of `cache`; or what it would do instead.

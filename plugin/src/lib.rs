@@ -20,6 +20,7 @@ mod compiled;
 mod containerd;
 mod daemon;
 mod decide;
+mod doctor;
 mod entrypoint;
 mod facts;
 mod flags;
@@ -67,6 +68,7 @@ async fn run_command(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Cache(flags) => Ok(cache_command::run(flags).await),
         Command::Compile(flags) => Ok(compile_command::run(flags).await),
+        Command::Doctor(flags) => Ok(doctor::run(flags).await),
         Command::Image(flags) => Ok(image_command::run(flags.command).await),
         Command::Inspect(flags) => Ok(inspect::run(flags).await),
         Command::Install(flags) => Ok(install::run(flags).await),

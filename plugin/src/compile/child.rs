@@ -146,6 +146,8 @@ pub struct Output {
     pub file: File,
     /// The most memory that the compiler had.
     pub peak_bytes: u64,
+    /// What it said, on one line; nothing as a rule.
+    pub said: String,
 }
 
 impl Run<'_> {
@@ -177,6 +179,7 @@ impl Run<'_> {
         Ok(Output {
             file,
             peak_bytes: ended.peak_bytes,
+            said: ended.said,
         })
     }
 
