@@ -21,6 +21,11 @@ mod containerd;
 mod daemon;
 mod decide;
 mod doctor;
+#[cfg(test)]
+mod documented;
+#[cfg(test)]
+#[path = "../../integration/src/documents.rs"]
+mod documents;
 mod entrypoint;
 mod facts;
 mod flags;
