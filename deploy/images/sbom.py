@@ -13,7 +13,7 @@ import uuid
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 PACKAGES = {"podwasm": "podwasm", "podwasm-exporter": "podwasm-metrics-exporter", "podwasm-scaler": "podwasm-metrics-exporter"}
-# What every program loads; the image's test compares the list with the files.
+# What every program loads.
 LIBRARIES = ("libc6", "libgcc-s1")
 # What the pins hold beside the libraries of the bundles: the tools that made them.
 TOOLS = ("binutils-", "gcc-", "patchelf", "rustc", "libc6-dev", "libgcc-14-dev", "libwasmedge-dev")

@@ -38,7 +38,9 @@ pub struct Tally {
     pub unadjusted: Vec<String>,
     /// Native ones that were changed.
     pub changed: usize,
-    /// Errors of podwasm's own.
+    /// Errors of podwasm's own over native containers.
+    pub failed: Vec<String>,
+    /// Errors of podwasm's own over Wasm containers, which were then tried again, as the kubelet does.
     pub refused: Vec<String>,
     /// Attempts that failed because the runtime was away.
     pub away: usize,
@@ -62,12 +64,13 @@ impl fmt::Display for Tally {
         };
         write!(
             f,
-            "{} native, {} Wasm, {} unadjusted, {} native changed, {} refused by podwasm, {} attempts while the runtime was away; \
+            "{} native, {} Wasm, {} unadjusted, {} native changed, {} native failed, {} Wasm refused and tried again, {} attempts while the runtime was away; \
              median {:.1} ms, p99 {:.1} ms",
             self.native,
             self.wasm,
             self.unadjusted.len(),
             self.changed,
+            self.failed.len(),
             self.refused.len(),
             self.away,
             at(0.5).unwrap_or_default(),
@@ -82,20 +85,32 @@ impl Tally {
         self.wasm += other.wasm;
         self.unadjusted.extend(other.unadjusted);
         self.changed += other.changed;
+        self.failed.extend(other.failed);
         self.refused.extend(other.refused);
         self.away += other.away;
         self.milliseconds.extend(other.milliseconds);
     }
 
-    /// An error unless every container came out as it should.
+    /// An error unless every container came out as it should, at once.
     pub fn check(&self, wanted: usize) -> Result<()> {
+        ensure!(
+            self.refused.is_empty(),
+            "of {wanted} containers: {self}; {:?}",
+            self.refused.first()
+        );
+        self.check_under_faults(wanted)
+    }
+
+    /// An error unless every container came out as it should. Where nobody could look at it in time, a Wasm container may have been refused
+    /// with a reason before.
+    pub fn check_under_faults(&self, wanted: usize) -> Result<()> {
         ensure!(
             self.native + self.wasm == wanted
                 && self.unadjusted.is_empty()
                 && self.changed == 0
-                && self.refused.is_empty(),
+                && self.failed.is_empty(),
             "of {wanted} containers: {self}; {:?}",
-            self.refused.first()
+            self.failed.first()
         );
         Ok(())
     }
@@ -164,7 +179,8 @@ impl<'a> Field<'a> {
         let (image, is_wasm) = &self.images[number % self.images.len()];
         let pod = &self.pods[number % self.pods.len()];
         let attempts = AtomicUsize::new(0);
-        until("a container is created", PATIENCE, async || {
+        let refused = Mutex::new(Vec::new());
+        let tally = until("a container is created", PATIENCE, async || {
             let attempt = attempts.fetch_add(1, Ordering::SeqCst);
             let start = Instant::now();
             let name = format!("c{number}-{attempt}");
@@ -174,9 +190,13 @@ impl<'a> Field<'a> {
                 Ok(container) => container,
                 Err(error) => {
                     let error = format!("{error:#}");
-                    if error.contains("podwasm:") {
-                        tally.refused.push(error);
-                        return Ok(Some(tally));
+                    match (error.contains("podwasm:"), is_wasm) {
+                        (true, true) => refused.lock().unwrap_or_else(PoisonError::into_inner).push(error),
+                        (true, false) => {
+                            tally.failed.push(error);
+                            return Ok(Some(tally));
+                        }
+                        (false, _) => {}
                     }
                     return Ok(None);
                 }
@@ -203,7 +223,11 @@ impl<'a> Field<'a> {
             Ok(Some(tally))
         })
         .await
-        .with_context(|| format!("container {number}"))
+        .with_context(|| format!("container {number}"));
+        let mut tally = tally?;
+        tally.refused = refused.into_inner().unwrap_or_else(PoisonError::into_inner);
+        tally.away -= tally.refused.len().min(tally.away);
+        Ok(tally)
     }
 
     /// Waits until so many more containers have been created.
