@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
         let text = self.files.get(file).with_context(|| format!("no {file}"))?;
         let mut said = String::new();
         for pod in Manifest::parse(text)?.run(self.node).await? {
-            said += &format!("pod/{} created\n", pod.name());
+            said.extend(["pod/", pod.name(), " created\n"]);
             self.pods.insert(pod.name().to_owned(), pod);
         }
         Ok(said)
