@@ -1,11 +1,11 @@
 //! podwasm runs Wasm containers on an untouched Kubernetes node.
 //!
 //! `podwasm run` is an NRI plugin. For each container that is about to be created it looks at what
-//! would be executed ([`observe`]), decides from that alone ([`decide`]), and changes the container so
-//! that the engine runs it ([`adjust`]); [`plugin`] ties these together. That is the work of a [`worker`], a process that may crash;
-//! the connection with NRI is held by another, the [`front`].
+//! would be executed (`observe`), decides from that alone (`decide`), and changes the container so
+//! that the engine runs it (`adjust`); `plugin` ties these together. That is the work of a `worker`, a process that may crash;
+//! the connection with NRI is held by another, the `front`.
 //!
-//! It is a library so that other programs can be made of its parts; all that it offers is [`run`].
+//! It is a library so that other programs can be made of its parts; all that it offers is `run`.
 
 mod adjust;
 mod admin;
