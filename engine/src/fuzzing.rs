@@ -21,19 +21,16 @@ pub fn settings(input: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../fuzz/replay.rs"]
+mod replay;
+
+#[cfg(test)]
 mod tests {
+    use super::replay::replay;
     use super::*;
-    use std::fs;
-    use std::path::Path;
 
     #[test]
     fn what_is_kept_of_fuzzing_keeps_all_promises() {
-        let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/settings");
-        let inputs: Vec<_> = fs::read_dir(&corpus).unwrap().collect();
-        assert!(!inputs.is_empty(), "nothing is kept");
-        settings(b"");
-        for input in inputs {
-            settings(&fs::read(input.unwrap().path()).unwrap());
-        }
+        replay(&[("settings", settings)]);
     }
 }

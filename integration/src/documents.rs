@@ -3,6 +3,7 @@
 //! The other crates' tests take this file in by its path, to parse the commands that documents show with the programs' own parsers.
 #![allow(dead_code, reason = "who takes this file in needs a part of it")]
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +47,29 @@ pub fn all(project: &Path) -> Vec<Document> {
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     found
+}
+
+/// Parses each command line of a program that a document shows. What stands for something else, as `NODE`, is taken as it is.
+///
+/// # Panics
+///
+/// Where one is not understood, and where fewer than `at_least` are shown.
+pub fn check_commands<E: Display>(
+    project: &Path,
+    program: &str,
+    at_least: usize,
+    parse: impl Fn(&[String]) -> Result<(), E>,
+) {
+    let mut count = 0;
+    for document in all(project) {
+        for (line, words) in document.commands(program) {
+            count += 1;
+            if let Err(error) = parse(&words) {
+                panic!("{}:{line}: {words:?}: {error}", document.path.display());
+            }
+        }
+    }
+    assert!(count >= at_least, "documents show {count} commands of {program}");
 }
 
 impl Document {

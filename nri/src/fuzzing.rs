@@ -116,26 +116,17 @@ pub fn dispatch(input: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::path::Path;
+#[path = "../../fuzz/replay.rs"]
+mod replay;
 
-    type Target = fn(&[u8]);
+#[cfg(test)]
+mod tests {
+    use super::replay::{Target, replay};
+    use super::*;
 
     #[test]
     fn what_is_kept_of_fuzzing_keeps_all_promises() {
         let targets: [(&str, Target); 2] = [("dispatch", dispatch), ("mux", mux)];
-        for (name, target) in targets {
-            let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("../fuzz/corpus")
-                .join(name);
-            let inputs: Vec<_> = fs::read_dir(&corpus).expect(name).collect();
-            assert!(!inputs.is_empty(), "nothing is kept for {name}");
-            target(b"");
-            for input in inputs {
-                target(&fs::read(input.unwrap().path()).unwrap());
-            }
-        }
+        replay(&targets);
     }
 }
