@@ -198,37 +198,40 @@ impl Containerd {
 
     /// All containers of the kubelet's, sandboxes among them.
     pub async fn containers(&self) -> Result<Vec<Record>, Error> {
-        let failed = || Error::call("list containers");
-        let request = pb::containers::ListContainersRequest { filters: Vec::new() };
-        let answer = ContainersClient::new(self.channel.clone())
-            .list_stream(request)
-            .await;
-        let mut containers = answer.map_err(failed())?.into_inner();
         let mut records = Vec::new();
-        while let Some(message) = containers.message().await.map_err(failed())? {
-            records.extend(message.container.map(|container| Record {
+        self.each_container(|container| {
+            records.push(Record {
                 id: container.id,
                 image: container.image,
                 spec: container.spec.map(|spec| spec.value).unwrap_or_default(),
-            }));
-        }
+            });
+        })
+        .await?;
         Ok(records)
     }
 
     /// What of the host the containers of all pods mount.
     pub async fn mounted(&self) -> Result<HashSet<PathBuf>, Error> {
+        let mut mounted = HashSet::new();
+        self.each_container(|container| {
+            let spec = container.spec.into_iter();
+            mounted.extend(spec.flat_map(|spec| mount_sources(&spec.value)));
+        })
+        .await?;
+        Ok(mounted)
+    }
+
+    async fn each_container(&self, mut see: impl FnMut(pb::containers::Container)) -> Result<(), Error> {
         let failed = || Error::call("list containers");
         let request = pb::containers::ListContainersRequest { filters: Vec::new() };
         let answer = ContainersClient::new(self.channel.clone())
             .list_stream(request)
             .await;
         let mut containers = answer.map_err(failed())?.into_inner();
-        let mut mounted = HashSet::new();
         while let Some(message) = containers.message().await.map_err(failed())? {
-            let spec = message.container.and_then(|container| container.spec);
-            mounted.extend(spec.into_iter().flat_map(|spec| mount_sources(&spec.value)));
+            message.container.into_iter().for_each(&mut see);
         }
-        Ok(mounted)
+        Ok(())
     }
 
     /// How a container's snapshot would be mounted: its layers, as host folders.

@@ -34,7 +34,7 @@ use crate::image::{is_index, wasm_only_index_fixes};
 use crate::inspect::archive::{self, Archive};
 use crate::inspect::blob::{self, Blobs};
 use crate::inspect::show::{printable, size};
-use crate::inspect::{self, documents, target};
+use crate::inspect::{self, documents, target, with_causes};
 use bundle::{Bundle, Item};
 use flags::{Build, Fix, Form, ImageCommand, InspectImage, Push, RecipeFlags};
 use layer::{Contents, Layer};
@@ -201,19 +201,6 @@ fn tell_failure(error: &Error, as_json: bool) -> ExitCode {
 fn escaped(text: &str) -> String {
     let words: Vec<_> = text.split(' ').map(printable).collect();
     words.join(" ")
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let why = error.to_string();
-        if !text.ends_with(&why) {
-            text = format!("{text}: {why}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 fn build(flags: &Build) -> Result<Done, Error> {

@@ -171,7 +171,8 @@ fn print(text: &str) {
     let _ = io::stdout().write_all(text.as_bytes());
 }
 
-fn with_causes(error: &dyn std::error::Error) -> String {
+/// An error with what caused it, each thing once.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
