@@ -12,25 +12,28 @@ mod restarts;
 mod unanswered;
 pub mod workers;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nri::api::{Container, ContainerUpdate, CreateContainerRequest, PodSandbox, SynchronizeRequest};
 use nri::{Answer, Call, Configuration, Events, PluginError, RuntimeInfo, SessionError};
 use prost::Message as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::adjust;
-use crate::hop::READY;
+use crate::hop::{self, READY};
 use crate::metrics::{Metrics, Outcome};
 use crate::plugin::IMAGE_NAME;
 use crate::policy::Policy;
 use unanswered::expectation;
 use workers::{Unanswered, Workers};
 
-/// How long a worker and, if it ends, the next one may take for a container. A worker's own budget is a little less.
+/// How long a worker and, if it ends, the next one may take for a container. A worker's own budgets are a little less.
 const PATIENCE: Duration = Duration::from_millis(400);
+/// How long they may if the container would have to be refused without an answer. containerd waits for 2 s.
+const PATIENCE_FOR_WASM: Duration = Duration::from_millis(1500);
 /// How long a worker may take to say whether it can work.
 const READY_PATIENCE: Duration = Duration::from_millis(1500);
 
@@ -48,36 +51,47 @@ impl Front {
     }
 
     async fn create_container(&self, call: &Call, request: Vec<u8>) -> Result<Vec<u8>, PluginError> {
-        let deadline = call.deadline().min(call.arrival() + PATIENCE);
+        let until = |patience| call.deadline().min(call.arrival() + patience);
+        let latest = until(PATIENCE_FOR_WASM);
         let outbound = self
             .workers
-            .outbound(call.method(), request, call.arrival(), deadline);
-        match self.workers.call(&outbound, deadline).await {
-            Ok(answer) => match answer.error {
-                Some(error) => Err(PluginError::new(error)),
-                None => Ok(answer.result),
-            },
-            Err(why) => self.without_worker(call, outbound.request(), why),
+            .outbound(call.method(), request, call.arrival(), latest);
+        let mut answered = pin!(self.workers.call(&outbound, latest));
+        let soon = timeout_at(until(PATIENCE), &mut answered).await;
+        if let Ok(Ok(answer)) = soon {
+            return given(answer);
+        }
+        let subject = Subject::decode(outbound.request())?;
+        let expected = self.expectation(&subject);
+        let answered = match soon {
+            Ok(answered) => answered,
+            Err(_) if expected.is_some() => answered.await,
+            Err(_) => {
+                self.workers.gave_up(&outbound);
+                Err(Unanswered::Late)
+            }
+        };
+        match answered {
+            Ok(answer) => given(answer),
+            Err(why) => self.without_worker(call, &subject, expected, why),
         }
     }
 
-    /// What points to Wasm must not be started as something else; anything else must not be kept from starting.
-    fn without_worker(&self, call: &Call, request: &[u8], why: Unanswered) -> Result<Vec<u8>, PluginError> {
-        let CreateContainerRequest {
-            pod: Some(pod),
-            container: Some(container),
-            ..
-        } = CreateContainerRequest::decode(request)?
-        else {
-            return Err(PluginError::new(
-                "CreateContainer: the request has no pod or no container",
-            ));
-        };
+    fn expectation(&self, Subject { pod, container }: &Subject) -> Option<String> {
         let image = container.annotation(IMAGE_NAME).unwrap_or_default();
         let program = container.args.first().map(String::as_str).unwrap_or_default();
-        let is_known = self.workers.knows(image, program);
+        expectation(pod, container, self.workers.knows(image, program))
+    }
+
+    /// What points to Wasm must not be started as something else; anything else must not be kept from starting.
+    fn without_worker(
+        &self,
+        call: &Call,
+        Subject { pod, container }: &Subject,
+        expected: Option<String>,
+        why: Unanswered,
+    ) -> Result<Vec<u8>, PluginError> {
         let took = call.arrival().elapsed();
-        let expected = expectation(&pod, &container, is_known);
         let outcome = match expected {
             Some(_) => Outcome::refused,
             None => Outcome::unobserved,
@@ -98,6 +112,35 @@ impl Front {
             "started without having been looked at"
         );
         Ok(Vec::new())
+    }
+}
+
+/// What is to be created.
+struct Subject {
+    container: Container,
+    pod: PodSandbox,
+}
+
+impl Subject {
+    fn decode(request: &[u8]) -> Result<Self, PluginError> {
+        match CreateContainerRequest::decode(request)? {
+            CreateContainerRequest {
+                pod: Some(pod),
+                container: Some(container),
+                ..
+            } => Ok(Self { container, pod }),
+            _ => Err(PluginError::new(
+                "CreateContainer: the request has no pod or no container",
+            )),
+        }
+    }
+}
+
+/// What a worker has answered.
+fn given(answer: hop::Answer) -> Result<Vec<u8>, PluginError> {
+    match answer.error {
+        Some(error) => Err(PluginError::new(error)),
+        None => Ok(answer.result),
     }
 }
 

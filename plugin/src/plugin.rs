@@ -1,6 +1,7 @@
 //! The NRI plugin: observe, decide, adjust, one log line, one count.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ use crate::observe::{Error, Observer, Subject};
 use crate::policy::Policy;
 use crate::policy_file::Current;
 
-/// The runtime holds a lock of the whole node while it waits.
+/// How long a look at a container may take. The runtime holds a lock of the whole node while it waits.
 const BUDGET: Duration = Duration::from_millis(300);
+/// How long it may take if the container would have to be refused otherwise.
+const BUDGET_FOR_WASM: Duration = Duration::from_millis(1400);
 /// How long a look at a container may take that is there already: nobody waits for it.
 const SURVEY_PATIENCE: Duration = Duration::from_secs(10);
 /// Under which containerd tells a container's image.
@@ -69,13 +72,21 @@ impl nri::Plugin for Podwasm {
         container: Container,
     ) -> Result<Creation, PluginError> {
         let case = Case::new(&pod, &container, call.arrival());
-        let deadline = call.deadline().min(case.started + BUDGET);
         let policy = self.policy.borrow().clone();
-        match timeout_at(deadline, self.facts(&case, &policy)).await {
+        let mut facts = pin!(self.facts(&case, &policy));
+        let mut found = Err(BUDGET);
+        for budget in [BUDGET, BUDGET_FOR_WASM] {
+            let deadline = call.deadline().min(case.started + budget);
+            found = timeout_at(deadline, &mut facts).await.map_err(|_| budget);
+            if found.is_ok() || self.pointer(&case).is_none() {
+                break;
+            }
+        }
+        match found {
             Ok(Ok(facts)) => self.conclude(&case, decide::decide(&facts, &policy)),
             Ok(Err(error)) => self.conclude_unobserved(&case, &on_one_line(&*error)),
-            Err(_) => {
-                self.conclude_unobserved(&case, &format!("it could not be looked at within {BUDGET:?}"))
+            Err(budget) => {
+                self.conclude_unobserved(&case, &format!("it could not be looked at within {budget:?}"))
             }
         }
     }
@@ -249,7 +260,7 @@ impl Podwasm {
     /// Without facts, what points to Wasm must not be started as something else; anything else must not
     /// be kept from starting.
     fn conclude_unobserved(&self, case: &Case<'_>, problem: &str) -> Result<Creation, PluginError> {
-        let settings = match &case.settings {
+        match &case.settings {
             Ok(settings) if settings.handler == Some(Handler::None) => {
                 return self.conclude(
                     case,
@@ -258,22 +269,10 @@ impl Podwasm {
                     },
                 );
             }
-            Ok(settings) => settings,
+            Ok(_) => {}
             Err(problem) => return Err(self.refuse(case, Refusal::Annotation, problem)),
-        };
-        let expected = decide::expectation(
-            &case.subject.program,
-            settings,
-            case.wanted_by_crun.as_ref(),
-            None,
-        );
-        let seen = || {
-            let seen = self.observer.has_seen_module(&case.subject);
-            seen.then(|| "it begins as a WebAssembly module".to_owned())
-        };
-        let asks =
-            || (*settings != Settings::default()).then(|| "its annotations say how to run it".to_owned());
-        if let Some(why) = expected.or_else(asks).or_else(seen) {
+        }
+        if let Some(why) = self.pointer(case) {
             return Err(self.refuse(
                 case,
                 Refusal::Unreadable,
@@ -290,6 +289,24 @@ impl Podwasm {
             "started without having been looked at"
         );
         Ok(Creation::default())
+    }
+
+    /// What makes one expect Wasm before the container has been looked at, if anything does.
+    fn pointer(&self, case: &Case<'_>) -> Option<String> {
+        let settings = case.settings.as_ref().ok()?;
+        if settings.handler == Some(Handler::None) {
+            return None;
+        }
+        let program = &case.subject.program;
+        decide::expectation(program, settings, case.wanted_by_crun.as_ref(), None)
+            .or_else(|| {
+                let asks = *settings != Settings::default();
+                asks.then(|| "its annotations say how to run it".to_owned())
+            })
+            .or_else(|| {
+                let seen = self.observer.has_seen_module(&case.subject);
+                seen.then(|| "it begins as a WebAssembly module".to_owned())
+            })
     }
 
     fn refuse(&self, case: &Case<'_>, kind: Refusal, reason: &str) -> PluginError {

@@ -170,6 +170,13 @@ impl Workers {
         Err(Unanswered::Died)
     }
 
+    /// Nobody waits for this call's answer any more. A worker that has still not answered after a while is replaced.
+    pub fn gave_up(&self, call: &Outbound) {
+        if let Some(connection) = &*self.0.current.borrow() {
+            tokio::spawn(kill_if_it_hangs(connection.clone(), call.id));
+        }
+    }
+
     /// Tells a worker of an event, if there is one.
     pub fn tell(&self, method: &str, request: Vec<u8>) {
         if let Some(connection) = &*self.0.current.borrow() {
