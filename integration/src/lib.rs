@@ -25,6 +25,7 @@ pub mod guests;
 pub mod image;
 pub mod load;
 pub mod manifest;
+pub mod measure;
 pub mod node;
 pub mod servers;
 pub mod wait;

@@ -1,12 +1,12 @@
 //! From the arrival of an image to native code of its module: how long that takes, what it needs, and what it does to pods that
 //! are created meanwhile.
 
-use crate::bar::digits;
 use crate::cache::Cached;
 use crate::section::Section;
 use crate::stats::{Values, milliseconds};
 use crate::table::Table;
 use anyhow::{Context as _, Result};
+use podwasm_integration::measure::digits;
 use podwasm_integration::node::{Node, target};
 use podwasm_integration::prelude::{Image, PodHandle};
 use serde::Serialize;

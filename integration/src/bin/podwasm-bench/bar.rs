@@ -1,5 +1,6 @@
 //! What is to be reached, and whether it was.
 
+use podwasm_integration::measure::digits;
 use serde::Serialize;
 use std::fmt;
 
@@ -67,15 +68,6 @@ impl fmt::Display for Check {
         let missed = if self.reached() { "" } else { ": missed" };
         let (bar, measured) = (self.bar(), self.measured());
         write!(f, "{}: bar {bar}, measured {measured}{missed}", self.what)
-    }
-}
-
-/// A number with as many decimals as three digits leave room for.
-pub fn digits(value: f64) -> String {
-    match value.abs() {
-        0.0..9.995 => format!("{value:.2}"),
-        9.995..99.95 => format!("{value:.1}"),
-        _ => format!("{value:.0}"),
     }
 }
 

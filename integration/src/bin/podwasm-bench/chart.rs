@@ -1,8 +1,9 @@
 //! A chart of the run as SVG: a panel for each measure, with a scale of its own. Text and bars can be told from a light and
 //! from a dark page, since a README has both.
 
-use crate::bar::digits;
 use crate::section::{Better, Panel, Who};
+use podwasm_integration::measure::digits;
+use podwasm_integration::measure::svg::{TEXT, escape};
 use std::fmt::Write as _;
 
 const COLUMNS: usize = 2;
@@ -14,10 +15,8 @@ const GAP: f64 = 18.0;
 const LABEL_WIDTH: f64 = 128.0;
 const VALUE_WIDTH: f64 = 72.0;
 
-const STYLE: &str = "text{font:12px system-ui,sans-serif;fill:#1f2328}.title{font-weight:600}.native{fill:#8c959f}\
-                     .podwasm{fill:#0969da}.peer{fill:#bf8700}\
-                     @media(prefers-color-scheme:dark){text{fill:#e6edf3}.native{fill:#768390}.podwasm{fill:#4493f8}\
-                     .peer{fill:#d29922}}";
+const STYLE: &str = ".native{fill:#8c959f}.podwasm{fill:#0969da}.peer{fill:#bf8700}\
+                     @media(prefers-color-scheme:dark){.native{fill:#768390}.podwasm{fill:#4493f8}.peer{fill:#d29922}}";
 
 /// Draws the panels; values that were not measured are left out.
 pub fn draw<'a>(panels: impl IntoIterator<Item = &'a Panel>) -> String {
@@ -28,7 +27,7 @@ pub fn draw<'a>(panels: impl IntoIterator<Item = &'a Panel>) -> String {
     let height = number(panels.len().div_ceil(COLUMNS)) * panel_height;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
-         role=\"img\">\n<title>podwasm beside native containers and crun's WasmEdge</title>\n<style>{STYLE}</style>\n"
+         role=\"img\">\n<title>podwasm beside native containers and crun's WasmEdge</title>\n<style>{TEXT}{STYLE}</style>\n"
     );
     for (at, panel) in panels.iter().enumerate() {
         let (x, y) = (
@@ -85,12 +84,6 @@ fn class(who: Who) -> &'static str {
         Who::Peer => "peer",
         Who::Podwasm => "podwasm",
     }
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "there are few panels and bars")]

@@ -4,12 +4,13 @@
 //! work, and are held against what compiled code takes for the same part. Each process prints a checksum of its work; that all
 //! have the same is checked.
 
-use crate::bar::{Check, digits};
+use crate::bar::Check;
 use crate::bare::{Bench, Root, Way, guest};
 use crate::section::{Better, Panel, Section, Who};
 use crate::stats::{Values, geometric_mean, milliseconds};
 use crate::table::Table;
 use anyhow::{Context as _, Result, ensure};
+use podwasm_integration::measure::digits;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! How many pods fit into a gibibyte: what a sleeping pod keeps in memory, by who keeps it.
 
-use crate::bar::digits;
 use crate::mappings::{self, Rollup};
 use crate::section::{Better, Panel, Section, Who};
 use crate::stats::Values;
@@ -8,6 +7,7 @@ use crate::table::Table;
 use crate::variant::{Handler, Images, Variant};
 use anyhow::{Context as _, Result};
 use futures_util::future::join_all;
+use podwasm_integration::measure::digits;
 use podwasm_integration::node::Node;
 use podwasm_integration::prelude::{ContainerHandle, PodHandle};
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! What the plugin adds to the creation of containers: on three equal nodes, of which one has the plugin, and one a plugin that does
 //! nothing.
 
-use crate::bar::{Check, digits};
+use crate::bar::Check;
 use crate::histogram::Histogram;
 use crate::idle::Idle;
 use crate::section::Section;
@@ -10,6 +10,7 @@ use crate::table::Table;
 use crate::variant::Images;
 use anyhow::Result;
 use futures_util::future::join_all;
+use podwasm_integration::measure::digits;
 use podwasm_integration::node::{Flavor, Node, Runtime};
 use podwasm_integration::prelude::{ContainerHandle, PodHandle};
 use serde::Serialize;

@@ -15,8 +15,6 @@ mod histogram;
 mod http;
 mod idle;
 mod latency;
-mod machine;
-mod mappings;
 mod memory;
 mod module;
 mod output;
@@ -25,17 +23,17 @@ mod pods;
 mod report;
 mod section;
 mod start;
-mod stats;
-mod table;
 mod variant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Parser, ValueEnum as _};
-use machine::Machine;
 use parts::{Asked, Part, Run, Sizes};
+use podwasm_integration::measure::machine::Machine;
+use podwasm_integration::measure::svg::write;
+use podwasm_integration::measure::{mappings, stats, table};
 use podwasm_integration::node::{Flavor, Node, Runtime};
 use report::Report;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -93,10 +91,6 @@ async fn main() -> Result<()> {
         report.failures.len()
     );
     Ok(())
-}
-
-fn write(path: &Path, text: &str) -> Result<()> {
-    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
 }
 
 /// A part that fails does not keep the others from being measured.

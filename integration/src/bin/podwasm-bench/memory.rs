@@ -1,12 +1,13 @@
 //! Memory of sleeping processes, by what the kernel says of their mappings.
 
-use crate::bar::{Check, digits};
+use crate::bar::Check;
 use crate::bare::{Bench, Running, Way, guest};
 use crate::mappings::{self, Rollup};
 use crate::section::{Better, Panel, Section, Who};
 use crate::stats::Values;
 use crate::table::Table;
 use anyhow::{Result, ensure};
+use podwasm_integration::measure::digits;
 use serde::Serialize;
 
 const WAYS: [Way; 4] = [Way::Native, Way::OPTIMISED, Way::INTERPRETED, Way::Peer];

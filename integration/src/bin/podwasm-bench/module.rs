@@ -1,6 +1,6 @@
 //! A compiled module of a megabyte, `SQLite`: its start beside the same as native code, its memory, and what copies of it share.
 
-use crate::bar::{Check, digits};
+use crate::bar::Check;
 use crate::bare::{Bench, Way, guest};
 use crate::mappings;
 use crate::memory::sleeping;
@@ -9,6 +9,7 @@ use crate::start::{self, median, take_turns};
 use crate::stats::Values;
 use crate::table::Table;
 use anyhow::Result;
+use podwasm_integration::measure::digits;
 use serde::Serialize;
 use std::fs;
 

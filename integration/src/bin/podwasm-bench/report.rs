@@ -1,9 +1,9 @@
 //! What people read: Markdown, to be pasted as it is.
 
 use crate::bar::Check;
-use crate::machine::Machine;
 use crate::section::Section;
 use crate::table::Table;
+use podwasm_integration::measure::machine::Machine;
 use serde::Serialize;
 use std::fmt;
 

@@ -1,11 +1,12 @@
 //! What it takes to start and end a process: a hello world in an empty root folder, without a container.
 
-use crate::bar::{Check, digits};
+use crate::bar::Check;
 use crate::bare::{Bench, Root, Way, guest};
 use crate::section::{Better, Panel, Section, Who};
 use crate::stats::{Values, milliseconds};
 use crate::table::Table;
 use anyhow::{Result, ensure};
+use podwasm_integration::measure::digits;
 use serde::Serialize;
 
 const WAYS: [Way; 4] = [Way::Native, Way::OPTIMISED, Way::INTERPRETED, Way::Peer];

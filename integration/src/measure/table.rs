@@ -9,11 +9,14 @@ pub struct Table {
 }
 
 impl Table {
+    /// A table with a head and no rows.
     pub fn new<S: Into<String>>(head: impl IntoIterator<Item = S>) -> Self {
         let head = head.into_iter().map(Into::into).collect();
         Self { rows: vec![head] }
     }
 
+    /// Adds a row.
+    ///
     /// # Panics
     ///
     /// Where it has another number of cells than the head.

@@ -9,10 +9,12 @@ use std::time::Duration;
 pub struct Values(Vec<f64>);
 
 impl Values {
+    /// Adds one.
     pub fn push(&mut self, value: f64) {
         self.0.push(value);
     }
 
+    /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
     }
@@ -34,6 +36,7 @@ impl Values {
         sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
     }
 
+    /// All of them together.
     pub fn sum(&self) -> f64 {
         self.0.iter().sum()
     }
@@ -86,8 +89,11 @@ const DRAWS: usize = 1000;
 /// A ratio and its uncertainty.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ratio {
+    /// Of the medians themselves.
     pub median: f64,
+    /// The lower bound.
     pub from: f64,
+    /// The upper bound.
     pub to: f64,
 }
 

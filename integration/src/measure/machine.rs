@@ -1,7 +1,7 @@
 //! On what a run was made, and whether it was left alone: numbers without that say little.
 
+use crate::node::{Node, target};
 use anyhow::{Context as _, Result, ensure};
-use podwasm_integration::node::{Node, target};
 use serde::Serialize;
 use std::fmt;
 use std::fs;
@@ -16,23 +16,37 @@ const QUIET_PERCENT: f64 = 10.0;
 /// The machine and the versions of all that takes part.
 #[derive(Debug, Serialize)]
 pub struct Machine {
+    /// When the run began.
     pub date: String,
+    /// The model.
     pub processor: String,
+    /// How many there are.
     pub processors: usize,
+    /// All of it.
     pub memory: String,
+    /// Its release.
     pub kernel: String,
+    /// Its version.
     pub containerd: String,
+    /// Its version.
     pub runc: String,
+    /// Its version.
     pub crun: String,
+    /// The version that crun loads.
     pub wasmedge: String,
+    /// The engine's bundle and the compiler's.
     pub engine: String,
+    /// Its version, and how it was built.
     pub plugin: String,
+    /// Load averages before the run.
     pub load_before: String,
+    /// The same after it.
     pub load_after: String,
     /// How much of all processors others used, before the run.
     pub busy_before_percent: f64,
     /// The same after it.
     pub busy_after_percent: f64,
+    /// How long the run took.
     pub minutes: f64,
 }
 

@@ -12,6 +12,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// All mappings of a process taken together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Rollup {
+    /// Written to, and nobody else's.
     pub private_dirty_megabytes: f64,
     /// With a share of what others have mapped too.
     pub pss_megabytes: f64,
@@ -20,11 +21,14 @@ pub struct Rollup {
 /// Pages of some mappings.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pages {
+    /// In memory.
     pub resident_kilobytes: f64,
+    /// Of those, mapped by others too.
     pub shared_kilobytes: f64,
 }
 
 impl Rollup {
+    /// Reads it of a process.
     pub fn of(process: &Path) -> Result<Self> {
         Self::parse(&read(process, "smaps_rollup")?).context("smaps_rollup without a figure")
     }
