@@ -62,7 +62,7 @@ impl<'a> Volume<'a> {
             let container = container.mount(&self.inside, "/work", false).working_dir("/work");
             match container.restricted(USER.into()).create().await {
                 Ok(container) => Ok(Some(container)),
-                Err(error) if format!("{error:#}").contains("could not be looked at within") => Ok(None),
+                Err(error) if format!("{error:#}").contains("it is tried again") => Ok(None),
                 Err(error) => Err(error),
             }
         })

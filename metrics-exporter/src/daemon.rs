@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 
 use clap::ValueEnum;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 /// How log lines are written.
@@ -17,18 +18,21 @@ pub enum LogFormat {
     Text,
 }
 
-/// Logs to standard error from now on.
-pub fn start_logging(format: LogFormat) {
+/// Logs to standard error from now on. A thread of its own writes the lines: whoever reads there may be slow, and must not hold up an
+/// answer. What is still to be written when the guard is dropped is written then; above 128,000 lines that wait, further ones are lost.
+pub fn start_logging(format: LogFormat) -> WorkerGuard {
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(false);
     match format {
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
         LogFormat::Text => subscriber.init(),
     }
+    guard
 }
 
 /// Ends when the process is asked to. Asking counts from now on.

@@ -1,12 +1,16 @@
 //! The daemon's own HTTP endpoint: `/metrics`, `/healthz`, `/readyz`.
 
+use std::io;
+use std::net::TcpListener;
 use std::sync::Arc;
+use std::thread;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use tokio::runtime::Builder;
 
 use crate::front;
 use crate::front::workers::Workers;
@@ -26,6 +30,19 @@ pub struct Admin {
 }
 
 impl Admin {
+    /// Serves on a thread of its own: however many ask, NRI's calls do not wait for them.
+    pub fn serve(self, listener: TcpListener) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        listener.set_nonblocking(true)?;
+        let listener = {
+            let _guard = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let serve = move || runtime.block_on(async { axum::serve(listener, self.routes()).await });
+        thread::Builder::new().name("http".to_owned()).spawn(serve)?;
+        Ok(())
+    }
+
     /// The endpoint's routes. Health is answered by being able to answer; readiness means registered
     /// with NRI, a worker at work and containerd reachable.
     pub fn routes(self) -> Router {

@@ -3,14 +3,15 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::IsTerminal as _;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use nri::{Identity, Preinstalled, Runner};
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{debug, info};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 
 use crate::adjust::Bundle;
@@ -20,10 +21,17 @@ use crate::front::Front;
 use crate::front::workers::{Supervisor, Workers};
 use crate::install;
 use crate::metrics::Metrics;
+use crate::priority;
 
 /// Runs the daemon until it is told to end.
 pub async fn run(flags: Run) -> anyhow::Result<()> {
-    start_logging(flags.log_format);
+    let _written = start_logging(flags.log_format);
+    if let Err(error) = priority::raise() {
+        debug!(
+            error = &error as &dyn std::error::Error,
+            "on a node with too much to do, answers may come late"
+        );
+    }
     let preinstalled = Preinstalled::from_env()?;
     let identity = match &preinstalled {
         Some(preinstalled) => preinstalled.identity().clone(),
@@ -49,11 +57,10 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         nri: runner.runtime(),
         workers: workers.clone(),
     };
-    let listener = TcpListener::bind(flags.http)
-        .await
-        .with_context(|| format!("cannot listen on {}", flags.http))?;
+    let listener =
+        TcpListener::bind(flags.http).with_context(|| format!("cannot listen on {}", flags.http))?;
     info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
-    tokio::spawn(async { axum::serve(listener, admin.routes()).await });
+    admin.serve(listener)?;
 
     let told_to_end = told_to_end()?;
     let serve = async {
@@ -83,18 +90,22 @@ fn worker_arguments(identity: &Identity, bundle: &Bundle) -> Vec<OsString> {
         .collect()
 }
 
-/// Log lines go to standard error, each written at once, so that those of several processes do not mix.
-pub fn start_logging(format: LogFormat) {
+/// Log lines go to standard error, each written at once, so that those of several processes do not mix. A thread of its own writes them:
+/// whoever reads there, containerd as a rule, may be slow, and must not hold up an answer to containerd. What is still to be written
+/// when the guard is dropped is written then; above 128,000 lines that wait, further ones are lost.
+pub fn start_logging(format: LogFormat) -> WorkerGuard {
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(false);
     match format {
         LogFormat::Json => subscriber.json().flatten_event(true).init(),
         LogFormat::Text => subscriber.init(),
     }
+    guard
 }
 
 /// A bundle that is not whole is found now, and not by the first container.

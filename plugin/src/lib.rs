@@ -46,6 +46,7 @@ mod plan;
 mod plugin;
 mod policy;
 mod policy_file;
+mod priority;
 mod quantity;
 mod store;
 mod verdicts;

@@ -44,7 +44,7 @@ const SURVEY: &str = "Synchronize";
 
 /// Works until the front has no more to be done.
 pub async fn run(flags: Run) -> anyhow::Result<()> {
-    daemon::start_logging(flags.log_format);
+    let _written = daemon::start_logging(flags.log_format);
     let front = connect()?;
     let (mut inbox, outbox) = socket::open(front).context("cannot use the socket to the front")?;
     leave_the_end_to_the_front()?;

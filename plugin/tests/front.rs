@@ -295,6 +295,28 @@ async fn a_worker_that_hangs_is_late_and_then_replaced() {
     daemon.wait_log("the worker hangs; it is replaced", 1).await;
 }
 
+/// The scheduling policy of a process's first thread, as proc(5) numbers it.
+fn scheduling_policy(pid: u32) -> u32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    fields.split(' ').nth(38).unwrap().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_front_comes_before_all_else_and_its_workers_do_not() {
+    const REAL_TIME: u32 = 2;
+    let daemon = Daemon::start_with(|_, command| _ = command.env("RUST_LOG", "debug"));
+    let _runtime = daemon.admit().await;
+    // Whoever runs this may not be allowed to, which is said.
+    let was_refused = daemon.log().contains("answers may come late");
+    let is_first = scheduling_policy(daemon.child.id()) == REAL_TIME;
+    assert!(is_first != was_refused, "{}", daemon.log());
+    for worker in daemon.two_workers(None).await {
+        let worker = u32::try_from(worker.as_raw_nonzero().get()).unwrap();
+        assert_eq!(scheduling_policy(worker), 0);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_crash_loop_does_not_hold_up_the_front() {
     let daemon = Daemon::start();

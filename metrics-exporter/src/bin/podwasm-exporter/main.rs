@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
-    daemon::start_logging(flags.log_format);
+    let _written = daemon::start_logging(flags.log_format);
     let told_to_end = daemon::told_to_end()?;
     let node = match &flags.node_name {
         Some(name) => name.clone(),

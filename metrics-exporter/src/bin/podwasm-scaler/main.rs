@@ -35,7 +35,7 @@ const DRAIN: Duration = Duration::from_secs(3);
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
-    daemon::start_logging(flags.log_format);
+    let _written = daemon::start_logging(flags.log_format);
     let told_to_end = daemon::told_to_end()?;
     info!(version = env!("CARGO_PKG_VERSION"), exporters = ?flags.exporters, "podwasm-scaler");
 
