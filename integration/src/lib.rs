@@ -27,6 +27,7 @@ pub mod load;
 pub mod manifest;
 pub mod measure;
 pub mod node;
+pub mod release;
 pub mod servers;
 pub mod wait;
 

@@ -30,7 +30,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 pub use job::JobEnd;
-use objects::{ConfigMap, Object, Service};
+use objects::{ConfigMap, Object, PodSpec, Service};
 pub use run::RunningPod;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -93,6 +93,25 @@ impl Manifest {
             }
         }
         self
+    }
+
+    /// Gives a variable of an object's containers another value, as a value of the chart does. They have to have it.
+    pub fn set_variable(&mut self, kind: &str, name: &str, variable: &str, value: &str) -> Result<()> {
+        let wanted = self
+            .objects
+            .iter_mut()
+            .filter(|object| object.has_name(kind, name));
+        let specs = wanted.filter_map(Object::pod_spec_mut);
+        let variables = specs
+            .flat_map(PodSpec::all_containers_mut)
+            .flat_map(|container| &mut container.env);
+        let mut found = false;
+        for set in variables.filter(|set| set.name == variable) {
+            set.value = Some(value.to_owned());
+            found = true;
+        }
+        ensure!(found, "no container of {kind} {name} has the variable {variable}");
+        Ok(())
     }
 
     /// One object with pods, and whatever its pods mount: what is applied apart from the rest.
@@ -225,6 +244,19 @@ spec:
         );
         assert!(error(&port).contains("no port web"), "{}", error(&port));
         assert!(error(&POD.replace("name: hello", "name: Hello_you")).contains("is no name"));
+    }
+
+    #[test]
+    fn variables_are_set_where_they_are() {
+        let pod = POD.replace("image: a/b:1", "image: a/b:1, env: [{name: LEVEL, value: info}]");
+        let mut manifest = Manifest::parse(&pod).unwrap();
+        manifest.set_variable("Pod", "hello", "LEVEL", "debug").unwrap();
+        let Object::Pod(pod) = &manifest.objects()[0] else {
+            panic!("it is a pod")
+        };
+        assert_eq!(pod.spec.containers[0].env[0].value.as_deref(), Some("debug"));
+        assert!(manifest.set_variable("Pod", "hello", "LEVER", "1").is_err());
+        assert!(manifest.set_variable("Pod", "goodbye", "LEVEL", "1").is_err());
     }
 
     #[test]

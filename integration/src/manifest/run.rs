@@ -105,6 +105,12 @@ impl<'a> RunningPod<'a> {
         &self.plan.metadata.name
     }
 
+    /// The images of its containers but for those of the start.
+    pub fn images(&self) -> impl Iterator<Item = &str> {
+        let containers = self.plan.spec.containers.iter();
+        containers.map(|container| container.image.as_str())
+    }
+
     /// The pod on the node.
     pub fn handle(&self) -> &PodHandle<'a> {
         &self.pod

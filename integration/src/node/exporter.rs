@@ -5,6 +5,7 @@ use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::cell::Cell;
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -107,7 +108,12 @@ impl Node {
 
     /// The sum of a metric's series that have all these labels, each as `name="value"`. `None` if there is no such series.
     pub async fn metric(&self, exporter: &Exporter, name: &str, labels: &[&str]) -> Result<Option<f64>> {
-        let text = self.http(exporter.http.parse()?, "/metrics").await?.text();
+        self.metric_at(exporter.http.parse()?, name, labels).await
+    }
+
+    /// The same of whatever serves metrics there.
+    pub async fn metric_at(&self, at: SocketAddr, name: &str, labels: &[&str]) -> Result<Option<f64>> {
+        let text = self.http(at, "/metrics").await?.text();
         let series = text.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             let (found, value) = rest.rsplit_once(' ')?;
@@ -120,9 +126,14 @@ impl Node {
 
     /// Waits until a metric no longer changes, and returns it: what is under way has then been counted.
     pub async fn settled_metric(&self, exporter: &Exporter, name: &str, labels: &[&str]) -> Result<f64> {
+        self.settled_metric_at(exporter.http.parse()?, name, labels).await
+    }
+
+    /// The same of whatever serves metrics there.
+    pub async fn settled_metric_at(&self, at: SocketAddr, name: &str, labels: &[&str]) -> Result<f64> {
         let before = Cell::new(None);
         until("the number settles", PATIENCE, async || {
-            let now = self.metric(exporter, name, labels).await?;
+            let now = self.metric_at(at, name, labels).await?;
             tokio::time::sleep(Duration::from_millis(300)).await;
             let has_settled = now.is_some() && before.replace(now) == now;
             Ok(now.filter(|_| has_settled))
