@@ -2,6 +2,8 @@
 # Builds the images with buildah, from Debian packages and this tree alone: TARGET/images/NAME.tar, OCI archives, each with its
 # SBOM beside it. Needs root, buildah, mmdebstrap, the engine's bundles (make engine) and programs (cargo build).
 #
+# Where nothing has changed that goes into them, nothing is done.
+#
 # usage: build.sh [PROFILE]     the programs' cargo profile: release (default) or debug
 #
 # IMAGE_ARCH=arm64  for another architecture: PROGRAMS, BUNDLES and DEBIAN then have to name what is for that one
@@ -37,6 +39,30 @@ done
 [[ -e $bundles/bundle/VERSION && -e $bundles/compiler/VERSION ]] || die 'no bundles: run make engine'
 mkdir -p "$images"
 exec 9>"$images/.lock" && flock 9
+
+suffix=
+[[ $architecture == "$(dpkg --print-architecture)" ]] || suffix=-$architecture
+revision() { git -C "$repo" rev-parse HEAD 2>/dev/null || echo unknown; }
+# All that goes into the images. Where none of it has changed, neither have they.
+inputs() {
+    local name
+    {
+        echo "$architecture $version $(revision) ${DEBIAN:-}"
+        for name in "${names[@]}"; do sha256sum <"$programs/$name"; done
+        cat "$here"/{build.sh,Containerfile,sbom.py} "$repo"/{Cargo.lock,engine/bundle/pins.txt} "$bundles"/{bundle,compiler}/VERSION
+    } | sha256sum | cut -c1-16
+}
+inputs=$(inputs)
+stamp=$images/stamp$suffix
+are_there() {
+    local name
+    for name in "${names[@]}"; do [[ -e $images/$name$suffix.tar && -e $images/$name$suffix.spdx.json ]] || return; done
+}
+if [[ $(cat "$stamp" 2>/dev/null) == "$inputs" ]] && are_there; then
+    say 'nothing has changed'
+    exit
+fi
+rm -f "$stamp"
 
 work=$images/work
 run() { buildah --root "$work/storage" --runroot "$work/run" --storage-driver "$driver" "$@"; }
@@ -91,8 +117,7 @@ context() {
 build() {
     local target=$1 name=${names[$1]} reference archive
     reference=$registry/$name:$version
-    archive=$images/$name.tar
-    [[ $architecture == "$(dpkg --print-architecture)" ]] || archive=$images/$name-$architecture.tar
+    archive=$images/$name$suffix.tar
     run build --quiet --isolation chroot --format oci --layers --timestamp "$epoch" --arch "$architecture" --pull-never \
         --target "$target" --file "$here/Containerfile" --tag "$reference" \
         --build-arg DEBIAN="$debian" --build-arg VERSION="$version" --build-arg REVISION="$(revision)" "$work/context" >/dev/null
@@ -103,10 +128,9 @@ build() {
     say "$(basename "$archive") $(du -h "$archive" | cut -f1) $reference"
 }
 
-revision() { git -C "$repo" rev-parse HEAD 2>/dev/null || echo unknown; }
-
 debian=${DEBIAN:-}
 debian_packages=
 [[ -n $debian ]] || debian_root
 context
 for target in plugin exporter scaler; do build $target; done
+echo "$inputs" >"$stamp"
