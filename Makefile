@@ -20,11 +20,12 @@ export RUST_LIB_BACKTRACE ?= 0
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Run a pod of native and Wasm containers on a throw-away node
+demo: ## Install podwasm on a throw-away node, run native and Wasm containers, scale, uninstall
 	@integration/demo.sh
 
 recording: setup engine guests roots ## Run the demo and draw what it prints: docs/demo.svg
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter
+	deploy/images/build.sh debug
 	target/debug/podwasm-record docs/demo.svg target/debug/podwasm-demo
 
 book: ## The documents as a site: target/book

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-steps=5
+steps=6
 number=0
 begun=$SECONDS
 colour='' bold='' plain=''
@@ -43,6 +43,7 @@ step 'The engine: WasmEdge in a bundle of its own (4 minutes from nothing)' "$ma
 step 'Wasm modules to run (1 minute from nothing)' "$make" --no-print-directory -s guests
 step 'Root folders for the node, of Debian packages (1 minute from nothing)' "$make" --no-print-directory -s roots
 step 'podwasm itself (2 minutes from nothing)' cargo build -p podwasm -p podwasm-integration -p podwasm-metrics-exporter
+step 'The images of podwasm: plugin, exporter, scaler (2 minutes from nothing)' deploy/images/build.sh debug
 printf '    built in %d s\n' $((SECONDS - begun))
 
 # From here on the demo itself answers signals: it takes its node down.

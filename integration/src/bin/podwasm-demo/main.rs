@@ -1,6 +1,8 @@
-//! Runs a pod of native and Wasm containers on a throw-away node, and shows what was decided for each container and why; then
-//! sends load to a Wasm server, and shows what is counted and what KEDA would ask for.
+//! Installs podwasm on a throw-away node, as pods of its images. Runs a pod of native and Wasm containers there, and shows what was
+//! decided for each container and why; then sends load to a Wasm server, and shows what is counted and what KEDA would ask for.
+//! At the end podwasm is uninstalled, and what is left of it looked for.
 
+mod install;
 mod scaling;
 mod show;
 mod summary;
@@ -10,8 +12,9 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use podwasm_integration::node::{Podwasm, target};
+use podwasm_integration::node::target;
 use podwasm_integration::prelude::*;
+use podwasm_integration::release::Installed;
 use serde_json::Value;
 use show::{note, red, step, table, wrapped};
 use summary::Summary;
@@ -81,13 +84,11 @@ async fn demo() -> Result<()> {
     let start = Instant::now();
     let mut summary = Summary::default();
     step("Starting a node: Debian's containerd and runc, untouched, in namespaces of its own");
-    let node = Node::start(Flavor::Forky, Runtime::Runc).await?;
+    let node = Node::start_bare(Flavor::Forky, Runtime::Runc).await?;
     let version = node.cri().version().await?;
     note(&format!("{version}: no RuntimeClass, no shim, no annotation"));
 
-    step("Starting podwasm on it");
-    let plugin = node.start_podwasm_with(["--log-format", "json"]).await?;
-    note("registered with NRI, containerd reachable");
+    let (installation, installed) = install::install(&node).await?;
 
     step("Building images and pushing them to the node's registry");
     let parts = parts(&node).await?;
@@ -98,14 +99,15 @@ async fn demo() -> Result<()> {
     step("Running one pod with all of them");
     let pod = node.pod("shop").run().await?;
     let running = run(&pod, &parts).await;
-    show_pod(&parts, &running, &plugin, &mut summary).await?;
+    show_pod(&parts, &running, &installed, &mut summary).await?;
     show_end(&running, &mut summary).await?;
 
-    scaling::show(&node, &mut summary).await?;
-
-    step("Cleaning up");
+    scaling::show(&node, &installed, &mut summary).await?;
     pod.remove().await?;
-    drop(plugin);
+
+    Box::pin(installation.uninstall(&node, installed, &mut summary)).await?;
+
+    step("Stopping the node");
     node.stop().await?;
     note("no process, mount or cgroup is left");
     summary.show()?;
@@ -132,7 +134,7 @@ async fn run<'a>(pod: &PodHandle<'a>, parts: &[Part]) -> Vec<Result<ContainerHan
 async fn show_pod(
     parts: &[Part],
     running: &[Result<ContainerHandle<'_>>],
-    plugin: &Podwasm,
+    installed: &Installed<'_>,
     summary: &mut Summary,
 ) -> Result<()> {
     let mut rows = Vec::new();
@@ -164,7 +166,7 @@ async fn show_pod(
         rows.push(vec![part.name.to_owned(), exit, output]);
     }
 
-    let decisions = decisions(plugin)?;
+    let decisions = decisions(installed)?;
     for row in &mut rows {
         let decision = decisions
             .get(row[0].as_str())
@@ -304,9 +306,9 @@ fn guest(name: &str) -> Result<Vec<u8>> {
 }
 
 /// What the plugin logged of each container.
-fn decisions(plugin: &Podwasm) -> Result<BTreeMap<String, Decision>> {
+fn decisions(installed: &Installed<'_>) -> Result<BTreeMap<String, Decision>> {
     let mut decisions = BTreeMap::new();
-    for line in std::fs::read_to_string(plugin.process().log())?.lines() {
+    for line in installed.daemon()?.logs()?.stderr.lines() {
         let Ok(line) = serde_json::from_str::<Value>(line) else {
             continue;
         };

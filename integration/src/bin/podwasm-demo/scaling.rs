@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use podwasm_integration::load;
-use podwasm_integration::node::{Keda, Process, lines, scaled_object};
+use podwasm_integration::manifest::Manifest;
+use podwasm_integration::node::{Keda, Process, REGISTRY, lines, scaled_object};
 use podwasm_integration::prelude::*;
+use podwasm_integration::release::Installed;
 use podwasm_integration::wait::{PATIENCE, until};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::show::{note, step, table, with_bar};
 use crate::summary::Summary;
@@ -18,24 +20,36 @@ const PHASES: [(u32, u64); 3] = [(8, 4), (45, 5), (0, 4)];
 const TARGET: f64 = 10.0;
 /// The scaler tells KEDA of a first request within half a second; a busy machine gets more.
 const MAX_PUSH_MILLISECONDS: f64 = 2_000.0;
-/// Kubernetes makes a Deployment's pod's name of its own, this and five letters more.
-const HASH: &str = "6d4cf56db6";
+const SAMPLE: &str = "deploy/samples/http-server.yaml";
+const SERVER_PORT: u16 = 8080;
 
-/// Runs a Wasm server as the pod of a Deployment, sends load, and asks for its rate as KEDA does.
-pub async fn show(node: &Node, summary: &mut Summary) -> Result<()> {
-    step("Starting podwasm-exporter, which counts requests, and podwasm-scaler, which KEDA asks");
-    let exporter = node.start_exporter([]).await?;
-    let scaler = node.start_scaler(&[exporter.grpc()], &[]).await?;
-    let keda = node.keda(scaler.grpc());
-    note("no proxy, no sidecar, no change to any pod");
+/// Runs the sample's Wasm server, sends load, and asks for its rate as KEDA does.
+pub async fn show(node: &Node, installed: &Installed<'_>, summary: &mut Summary) -> Result<()> {
+    step("Applying deploy/samples/http-server.yaml: a Wasm server, and a ScaledObject for KEDA");
+    let sample = sample(node).await?;
+    let pods = sample.run(node).await?;
+    let pod = pods.first().context("the sample has no pod")?;
+    let server = SocketAddr::new(pod.handle().ip().await?, SERVER_PORT);
+    note(&format!(
+        "{} is ready: no proxy, no sidecar, nothing of podwasm in it",
+        pod.name()
+    ));
 
-    step("Sending load to a Wasm server, the pod of the Deployment `web`");
-    let (pod, server) = web(node).await?;
-    let trigger =
-        json!({"workload": "Deployment/web", "targetRequestsPerSecond": TARGET.to_string(), "window": "2s"});
+    step("Sending load to it, and asking podwasm-scaler for its requests as KEDA does");
+    let scalers = installed.scalers_grpc().await?;
+    let scaler = scalers.first().context("no scaler runs")?.to_string();
+    let keda = node.keda(&scaler);
+    let spec = &sample.kept("ScaledObject", "web")?["spec"];
+    let replicas = ["minReplicaCount", "maxReplicaCount"].map(|bound| spec[bound].as_f64());
+    let [Some(min), Some(max)] = replicas else {
+        bail!("the sample has no bounds for its replicas")
+    };
+    let mut trigger = spec["triggers"][0]["metadata"].clone();
+    trigger["targetRequestsPerSecond"] = TARGET.to_string().into();
+    trigger["window"] = "2s".into();
     let trigger = scaled_object("shop", &trigger);
     note(&format!(
-        "trigger: external-push, {TARGET} requests per second for each replica, over 2 s"
+        "the sample's trigger, but with {TARGET} requests per second for each replica, over 2 s; {min} to {max} replicas"
     ));
     let watcher = keda.spawn("watch", ["watch", &trigger.to_string()])?;
     wait_active(&watcher, false).await?;
@@ -61,14 +75,20 @@ pub async fn show(node: &Node, summary: &mut Summary) -> Result<()> {
             "requests per second told",
             "replicas KEDA would ask for",
         ],
-        &rows(&lines(&poller)?, start),
+        &rows(&lines(&poller)?, start, |rate| {
+            (rate / TARGET).ceil().clamp(min, max)
+        }),
     );
     let pushed = (active - start) * 1_000.0;
     note(&format!(
         "KEDA was told of the first request after {pushed:.0} ms"
     ));
     let counted = node
-        .settled_metric(&exporter, "podwasm_requests_total", &["workload=\"web\""])
+        .settled_metric_at(
+            installed.exporter_http().await?,
+            "podwasm_requests_total",
+            &["workload=\"web\""],
+        )
         .await?;
     note(&format!("sent: {sent} requests, counted: {counted}"));
     summary.add(
@@ -81,26 +101,19 @@ pub async fn show(node: &Node, summary: &mut Summary) -> Result<()> {
         format!("{counted} of {sent}"),
         (counted - f64::from(sent)).abs() < 0.5,
     );
-    pod.remove().await
+    for pod in &pods {
+        pod.delete().await?;
+    }
+    Ok(())
 }
 
-async fn web(node: &Node) -> Result<(PodHandle<'_>, SocketAddr)> {
-    let image = Image::linux().program("/server.wasm", crate::guest("server.wasm")?);
-    let image = node.push("demo/web", &image).await?;
-    let pod = node
-        .pod(&format!("web-{HASH}-x2x8k"))
-        .namespace("shop")
-        .label("pod-template-hash", HASH);
-    let pod = pod.run().await?;
-    let server = pod
-        .container("web")
-        .image(&image)
-        .command(["/server.wasm", "0.0.0.0:8080"])
-        .start()
-        .await?;
-    server.wait_stdout("listening").await?;
-    let address = SocketAddr::new(pod.ip().await?, 8080);
-    Ok((pod, address))
+/// The sample, with its image in the node's registry.
+async fn sample(node: &Node) -> Result<Manifest> {
+    let image = Image::linux()
+        .program("/server.wasm", crate::guest("server.wasm")?)
+        .entrypoint(["/server.wasm"]);
+    node.push_as("demo/server", "1", &image).await?;
+    Ok(Manifest::read(SAMPLE)?.images_from("registry.example.com/", &format!("{REGISTRY}/demo/")))
 }
 
 /// Asks for the rate for so many seconds, from now on.
@@ -123,7 +136,7 @@ async fn wait_active(watcher: &Process, active: bool) -> Result<f64> {
 }
 
 /// What was sent in each second, what was told at its end, and what KEDA would make of it.
-fn rows(answers: &[Value], start: f64) -> Vec<Vec<String>> {
+fn rows(answers: &[Value], start: f64, replicas: impl Fn(f64) -> f64) -> Vec<Vec<String>> {
     let sent = PHASES
         .into_iter()
         .flat_map(|(per_second, seconds)| (0..seconds).map(move |_| per_second));
@@ -133,7 +146,7 @@ fn rows(answers: &[Value], start: f64) -> Vec<Vec<String>> {
             .iter()
             .find(|answer| answer["time"].as_f64().is_some_and(|time| time >= end));
         let told = told.and_then(|answer| answer["value"].as_f64());
-        let replicas = told.map(|rate| (rate / TARGET).ceil());
+        let replicas = told.map(&replicas);
         let told = told.map_or("not known".to_owned(), |rate| format!("{rate:.1}"));
         let replicas = replicas.map_or("as they are".to_owned(), |replicas| replicas.to_string());
         vec![second.to_string(), sent.to_string(), told, replicas]
