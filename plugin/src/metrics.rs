@@ -15,13 +15,16 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use tokio::time::Instant;
 
 use crate::compiled::{Runs, Tier};
 use crate::decide::Refusal;
+use crate::hop::clock;
 
-/// From 50 µs, an answer from memory, to containerd's own limit of 2 s.
-const LATENCY_BUCKETS_SECONDS: [f64; 13] = [
-    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.3, 1.0, 2.0,
+/// From 50 µs, an answer from memory, to containerd's own limit of 2 s; below 1 ms fine enough to tell what an answer from memory takes.
+const LATENCY_BUCKETS_SECONDS: [f64; 20] = [
+    0.000_05, 0.000_075, 0.000_1, 0.000_15, 0.000_2, 0.000_3, 0.000_4, 0.000_5, 0.000_75, 0.001, 0.001_5,
+    0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.3, 1.0, 2.0,
 ];
 
 /// From a module that is hardly one to the policy's limits.
@@ -138,9 +141,9 @@ pub enum What {
     /// How many modules wait for a tier.
     #[prost(message, tag = "3")]
     CompileQueue(Labelled),
-    /// A container and how long it took to decide.
+    /// A container was decided upon, and its answer follows.
     #[prost(message, tag = "4")]
-    Decided(Labelled),
+    Decided(Decision),
     /// How many modules left the cache.
     #[prost(uint64, tag = "5")]
     Evicted(u64),
@@ -161,6 +164,17 @@ pub struct CacheHolds {
     /// Modules in it.
     #[prost(uint64, tag = "2")]
     pub modules: u64,
+}
+
+/// What was decided upon a container.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Decision {
+    /// The outcome's label.
+    #[prost(string, tag = "1")]
+    pub outcome: String,
+    /// When the call came in, on [`clock`]: how long it took is known to who has the answer in hand.
+    #[prost(uint64, tag = "2")]
+    pub arrival: u64,
 }
 
 /// A value under one or two labels.
@@ -224,9 +238,12 @@ impl Recorder {
         self.0(What::RoutedTier(labelled(runs.as_str(), "", 1.0)));
     }
 
-    /// Counts a container and how long it took to decide.
-    pub fn decided(&self, outcome: Outcome, took: Duration) {
-        self.0(What::Decided(labelled("", outcome.as_str(), took.as_secs_f64())));
+    /// Counts a container, and how long its call took that came in at `arrival`.
+    pub fn decided(&self, outcome: Outcome, arrival: Instant) {
+        self.0(What::Decided(Decision {
+            outcome: outcome.as_str().to_owned(),
+            arrival: clock::to_nanoseconds(arrival),
+        }));
     }
 
     /// Counts a refusal by its reason.
@@ -394,7 +411,7 @@ impl Metrics {
             }
             What::Decided(decided) => {
                 if let Some(outcome) = Outcome::named(&decided.outcome) {
-                    self.decided(outcome, decided.value);
+                    self.decided(outcome, clock::to_instant(decided.arrival).elapsed());
                 }
             }
             What::Evicted(modules) => _ = self.cache_evictions.inc_by(*modules),
@@ -411,14 +428,15 @@ impl Metrics {
         }
     }
 
-    fn decided(&self, outcome: Outcome, seconds: f64) {
+    fn decided(&self, outcome: Outcome, took: Duration) {
         self.decisions.get_or_create(&Decided { outcome }).inc();
-        self.latency.get_or_create(&Decided { outcome }).observe(seconds);
+        let latency = self.latency.get_or_create(&Decided { outcome });
+        latency.observe(took.as_secs_f64());
     }
 
     /// Counts a container that no worker decided upon, and what became of it.
     pub fn unanswered(&self, outcome: Outcome, why: &'static str, took: Duration) {
-        self.decided(outcome, took.as_secs_f64());
+        self.decided(outcome, took);
         let answer = if outcome == Outcome::refused {
             self.refusals.get_or_create(&Refused { reason: WORKER }).inc();
             "error"
@@ -475,7 +493,7 @@ mod tests {
             let metrics = metrics.clone();
             move |what| metrics.count(&what)
         });
-        recorder.decided(Outcome::routed, Duration::from_micros(80));
+        recorder.decided(Outcome::routed, Instant::now());
         recorder.refused(Refusal::Component);
         metrics.connected(true);
         recorder.compiled(Tier::Fast, CompileOutcome::failed, Duration::from_secs(3));
@@ -520,7 +538,10 @@ mod tests {
         let metrics = Metrics::new("e1");
         metrics.count(&What::Refused(labelled("made up", "", 1.0)));
         metrics.count(&What::RoutedTier(labelled("made up", "", 1.0)));
-        metrics.count(&What::Decided(labelled("", "made up", 1.0)));
+        metrics.count(&What::Decided(Decision {
+            outcome: "made up".to_owned(),
+            arrival: 1,
+        }));
         assert!(!metrics.text().contains("made up"), "{}", metrics.text());
     }
 }

@@ -222,7 +222,7 @@ impl Podwasm {
                 Ok(adjust::engine(&self.bundle, &module, &cover, &plan, container).into())
             }
             Decision::Native { why } => {
-                self.recorder.decided(Outcome::native, took);
+                self.recorder.decided(Outcome::native, case.started);
                 debug!(
                     namespace = pod.namespace,
                     pod = pod.name,
@@ -244,7 +244,7 @@ impl Podwasm {
     fn routed(&self, case: &Case<'_>, handler: &str, runs: Option<Runs>, why: &str) {
         let Case { container, pod, .. } = case;
         let took = case.started.elapsed();
-        self.recorder.decided(Outcome::routed, took);
+        self.recorder.decided(Outcome::routed, case.started);
         info!(
             namespace = pod.namespace,
             pod = pod.name,
@@ -279,7 +279,7 @@ impl Podwasm {
                 &format!("{problem}, though {why}; it is tried again"),
             ));
         }
-        self.recorder.decided(Outcome::unobserved, case.started.elapsed());
+        self.recorder.decided(Outcome::unobserved, case.started);
         let Case { container, pod, .. } = case;
         warn!(
             namespace = pod.namespace,
@@ -311,7 +311,7 @@ impl Podwasm {
 
     fn refuse(&self, case: &Case<'_>, kind: Refusal, reason: &str) -> PluginError {
         let Case { container, pod, .. } = case;
-        self.recorder.decided(Outcome::refused, case.started.elapsed());
+        self.recorder.decided(Outcome::refused, case.started);
         self.recorder.refused(kind);
         warn!(
             namespace = pod.namespace,
