@@ -161,9 +161,11 @@ fn a_compiler_has_nothing_but_what_it_needs() {
         format!("{streams} {opened_by_ls}")
     );
     assert_eq!(said("echo $(ls -A | wc -l) $(stat -c %a .) >&2"), "0 700");
+    // What is started nicely by itself is seven steps nicer, as far as the kernel's steps go.
+    let nice = (rustix::process::getpriority_process(None).unwrap() + 7).min(19);
     assert_eq!(
         said("echo $(ulimit -v) $(ulimit -t) $(ulimit -f) $(ulimit -c) $(ulimit -n) $(nice) >&2"),
-        "1048576 20 2048 0 64 7"
+        format!("1048576 20 2048 0 64 {nice}")
     );
     assert_eq!(said("grep NoNewPrivs /proc/self/status >&2"), "NoNewPrivs:1");
     assert_eq!(
