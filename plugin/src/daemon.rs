@@ -31,6 +31,7 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
             error = &error as &dyn std::error::Error,
             "on a node with too much to do, answers may come late"
         );
+        priority::prefer();
     }
     let preinstalled = Preinstalled::from_env()?;
     let identity = match &preinstalled {

@@ -4,18 +4,23 @@
 //! front closes the socket. It may end at any moment: all that it knows, it can find out again.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::thread::Builder;
 
 use anyhow::{Context as _, ensure};
 use futures_util::FutureExt as _;
 use nri::api::SynchronizeRequest;
 use prost::Message as _;
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::adjust::Bundle;
@@ -28,7 +33,7 @@ use crate::compile::{self, Compiler};
 use crate::containerd::Containerd;
 use crate::daemon;
 use crate::flags::Run;
-use crate::hop::socket::{self, Inbox, Outbox};
+use crate::hop::socket::{self, BlockingInbox, Outbox};
 use crate::hop::{
     Answer, Call, Entrypoint, FromWorker, Order, PolicyText, READY, Report, Start, ToWorker, clock,
 };
@@ -37,6 +42,7 @@ use crate::observe::Observer;
 use crate::plugin::Podwasm;
 use crate::policy::Policy;
 use crate::policy_file::{self, Current};
+use crate::priority;
 use crate::store::Store;
 
 /// NRI's call by which it tells of all containers.
@@ -61,8 +67,9 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     tokio::spawn(outbox.clone().write());
     let desk = Desk::open(&flags, bundle, compiler, start, &outbox)?;
     report(&outbox, Report::Started(true));
-    desk.work(inbox, outbox).await;
-    desk.cache.write_down();
+    let cache = desk.cache.clone();
+    desk.work(inbox.into_blocking()?, outbox).await?;
+    cache.write_down();
     Ok(())
 }
 
@@ -157,10 +164,27 @@ impl Desk {
         })
     }
 
-    async fn work(&self, mut inbox: Inbox, outbox: Outbox) {
+    /// Reads calls on a thread that does nothing else, and waits until no more come. What a node waits for goes from the socket to the
+    /// plugin and back without a change of threads.
+    async fn work(self, inbox: BlockingInbox, outbox: Outbox) -> io::Result<()> {
+        let runtime = Handle::current();
+        let (tell_end, ended) = oneshot::channel();
+        let read = move || {
+            let _in_runtime = runtime.enter();
+            priority::prefer();
+            self.read(inbox, &outbox);
+            // Should it panic, that is an end, too.
+            let _ = tell_end.send(());
+        };
+        Builder::new().name("podwasm-calls".to_owned()).spawn(read)?;
+        let _ = ended.await;
+        Ok(())
+    }
+
+    fn read(&self, mut inbox: BlockingInbox, outbox: &Outbox) {
         loop {
-            match inbox.next::<ToWorker>().await {
-                Ok(Some(ToWorker { order: Some(order) })) => self.take(order, &outbox),
+            match inbox.next::<ToWorker>() {
+                Ok(Some(ToWorker { order: Some(order) })) => self.take(order, outbox),
                 Ok(Some(ToWorker { order: None })) => {}
                 Ok(None) => return,
                 Err(error) => {
@@ -177,8 +201,14 @@ impl Desk {
     fn take(&self, order: Order, outbox: &Outbox) {
         match order {
             Order::Call(call) => {
+                let may_take_long = [READY, SURVEY].contains(&call.method.as_str());
                 let (plugin, containerd) = (self.plugin.clone(), self.containerd.clone());
-                tokio::spawn(Box::pin(answer(call, plugin, containerd, outbox.clone())));
+                let work = Box::pin(answer(call, plugin, containerd, outbox.clone()));
+                if may_take_long {
+                    tokio::spawn(work);
+                } else {
+                    here_or_in_background(work);
+                }
             }
             Order::Policy(text) => match Policy::parse(&text) {
                 Ok(policy) => _ = self.policy.send_replace(Arc::new(policy)),
@@ -187,6 +217,16 @@ impl Desk {
             },
             Order::Start(_) => warn!("the front gave the order to begin twice"),
         }
+    }
+}
+
+/// Does what can be done without waiting, which is all there is to a container whose facts are in memory, and leaves the rest to the
+/// runtime.
+fn here_or_in_background(mut work: Pin<Box<impl Future<Output = ()> + Send + 'static>>) {
+    // Whatever it waits for learns whom to wake when the runtime asks it again.
+    let mut nobody = Context::from_waker(Waker::noop());
+    if work.as_mut().poll(&mut nobody).is_pending() {
+        tokio::spawn(work);
     }
 }
 

@@ -2,10 +2,13 @@
 #![allow(clippy::disallowed_methods, reason = "this one does I/O")]
 
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prost::Message;
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;
 
@@ -66,6 +69,51 @@ impl Inbox {
                 }
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(error) => return Err(ReadError::Read(error)),
+            }
+        }
+    }
+
+    /// For a thread that only reads.
+    pub fn into_blocking(self) -> io::Result<BlockingInbox> {
+        Ok(BlockingInbox {
+            decoder: self.decoder,
+            socket: self.socket.as_fd().try_clone_to_owned()?,
+        })
+    }
+}
+
+/// What comes, for a thread that sleeps until something does.
+#[derive(Debug)]
+pub struct BlockingInbox {
+    decoder: Decoder,
+    socket: OwnedFd,
+}
+
+impl BlockingInbox {
+    /// The next message, or `None` when the other process is gone.
+    pub fn next<M: Message + Default>(&mut self) -> Result<Option<M>, ReadError> {
+        loop {
+            if let Some(message) = self.decoder.next()? {
+                return Ok(Some(message));
+            }
+            self.wait()?;
+            let buffer = self.decoder.buffer();
+            buffer.reserve(READ_BYTES);
+            match rustix::io::read(&self.socket, rustix::buffer::spare_capacity(buffer)) {
+                Ok(0) | Err(Errno::CONNRESET) => return Ok(None),
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(error) => return Err(ReadError::Read(error.into())),
+            }
+        }
+    }
+
+    /// The outbox writes to the same socket without waiting, so a read does not wait either.
+    fn wait(&self) -> Result<(), ReadError> {
+        loop {
+            match rustix::event::poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], None) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(ReadError::Read(error.into())),
             }
         }
     }
@@ -178,6 +226,37 @@ mod tests {
             assert_eq!(inbox.next().await.unwrap().as_ref(), Some(message));
         }
         drop(outbox);
+    }
+
+    #[tokio::test]
+    async fn a_thread_reads_the_same() {
+        let (one, other) = StdUnixStream::pair().unwrap();
+        let (_, outbox) = open(one).unwrap();
+        let (mut inbox, theirs) = open(other).unwrap();
+        let writer = tokio::spawn(outbox.clone().write());
+        let messages: Vec<_> = (0..20).map(|id| call(id, 1 << id)).collect();
+        outbox.send(&messages[0]);
+        // What was begun there goes on here.
+        assert_eq!(inbox.next().await.unwrap().as_ref(), Some(&messages[0]));
+        let mut inbox = inbox.into_blocking().unwrap();
+        for message in &messages[1..] {
+            outbox.send(message);
+        }
+        let expected = messages.clone();
+        let reader = tokio::task::spawn_blocking(move || {
+            for message in &expected[1..] {
+                assert_eq!(inbox.next().unwrap().as_ref(), Some(message));
+            }
+            inbox.next::<ToWorker>().unwrap()
+        });
+        tokio::task::yield_now().await;
+        while !outbox.0.waiting.lock().unwrap().is_empty() {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        writer.abort();
+        outbox.close();
+        assert!(reader.await.unwrap().is_none());
+        drop(theirs);
     }
 
     #[tokio::test]
