@@ -9,9 +9,9 @@ const PRIORITY: libc::c_int = 1;
 /// The highest of the priorities that share a processor's time.
 const NICE: i32 = -20;
 
-/// How long a thread asks to run at a time, the least that the kernel takes. One that asks for less comes sooner. Kernels before
-/// 6.12 ignore it.
-const SLICE_NANOSECONDS: u64 = 100_000;
+/// How long a thread asks to run at a time: more than a call takes, and less than others get, because who asks for less comes sooner.
+/// Kernels before 6.12 ignore it.
+const SLICE_NANOSECONDS: u64 = 500_000;
 
 /// Has this thread run as soon as it has something to do, however busy the node is. containerd drops a plugin that does not answer within
 /// 2 s, and creates containers without it from then on.
