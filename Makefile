@@ -64,7 +64,7 @@ fuzz-keep: setup ## Keep in fuzz/corpus what found new code
 docs: setup ## The API's documentation, without a broken link
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
 
-node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1
+node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1, some also on 2.2
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
 	cargo build --quiet -p nri --examples
 	cargo test -p podwasm-metrics-exporter --lib -- --ignored
@@ -98,6 +98,7 @@ guests: setup ## The Wasm modules that tests and demo run: target/guests
 roots: setup ## The root folders of throw-away nodes: target/roots
 	integration/node/root.sh
 	integration/node/tools.sh
+	integration/upstream/build.sh containerd
 
 node: engine guests roots ## Start a throw-away node with podwasm, and a shell in it
 	cargo build --quiet -p podwasm -p podwasm-integration

@@ -66,10 +66,12 @@ impl Cri {
             return false;
         };
         let conditions = answer.into_inner().status.unwrap_or_default().conditions;
-        conditions.len() >= 2
-            && conditions
-                .iter()
-                .all(|condition| condition.status || condition.r#type.contains('/'))
+        // Others tell of deprecated settings, for example.
+        let is = |name| {
+            let mut conditions = conditions.iter();
+            conditions.any(|condition| condition.r#type == name && condition.status)
+        };
+        is("RuntimeReady") && is("NetworkReady")
     }
 
     /// containerd's name and version.

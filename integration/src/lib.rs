@@ -37,7 +37,7 @@ pub mod prelude {
     pub use crate::guests::{guest, guest_image, program};
     pub use crate::image::{Artifact, COMPONENT_LAYER, Content, Image, Index, Layer, WASM_CONFIG};
     pub use crate::node::{Flavor, Node, Runtime};
-    pub use crate::{on_both, on_nodes};
+    pub use crate::{on_all_nodes, on_both, on_each, on_nodes};
 }
 
 pub use prelude::*;

@@ -49,6 +49,8 @@ pub enum Flavor {
     Forky,
     /// Debian trixie's: containerd 1.7, NRI switched on by configuration, runc 1.1.
     Trixie,
+    /// containerd 2.2 of `integration/upstream/build.sh`, its default validator switched on, and forky's runc 1.3.
+    Upstream,
 }
 
 /// Which runtime a pod without a `RuntimeClass` gets. The other one is there under its name as a runtime handler.
@@ -75,6 +77,7 @@ impl fmt::Display for Flavor {
         f.write_str(match self {
             Self::Forky => "forky",
             Self::Trixie => "trixie",
+            Self::Upstream => "upstream",
         })
     }
 }

@@ -227,7 +227,7 @@ async fn column(node: &Node) -> Result<Vec<(String, String)>> {
         .collect())
 }
 
-on_nodes! {
+on_all_nodes! {
     async fn each_cell_is_what_happens(node: &Node) {
         node.podwasm().await?;
         let mut seen = Vec::new();

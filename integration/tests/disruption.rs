@@ -210,7 +210,7 @@ async fn two_instances_agree(flavor: Flavor) -> Result<()> {
     node.stop().await
 }
 
-on_both! {
+on_each! {
     killing_the_plugin_loses_nothing
     restarting_containerd_loses_nothing
     two_instances_agree

@@ -166,7 +166,7 @@ async fn kill_of_the_starter_leaves_nothing_behind() -> Result<()> {
 #[tokio::test]
 #[ignore = "needs root and a node"]
 async fn containers_outlive_containerd() -> Result<()> {
-    for flavor in [Flavor::Trixie, Flavor::Forky] {
+    for flavor in [Flavor::Trixie, Flavor::Forky, Flavor::Upstream] {
         let node = Node::start(flavor, Runtime::Runc).await?;
         let pod = node.pod("steady").run().await?;
         let script = "trap 'exit 9' TERM; echo ready; while true; do sleep 0.05; done";

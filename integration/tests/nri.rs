@@ -229,7 +229,7 @@ async fn a_pre_installed_plugin_is_told_of_a_pod_s_life(flavor: Flavor) -> Resul
     log.wait(1, &["logger: connected"]).await?;
     // containerd 1.7 synchronizes only plugins that connect from outside.
     log.wait(
-        usize::from(flavor == Flavor::Forky),
+        usize::from(flavor != Flavor::Trixie),
         &["Synchronize pods=0 containers=0"],
     )
     .await?;
@@ -238,7 +238,7 @@ async fn a_pre_installed_plugin_is_told_of_a_pod_s_life(flavor: Flavor) -> Resul
     node.stop().await
 }
 
-on_both! {
+on_each! {
     a_plugin_comes_back_after_containerd_went
     a_plugin_that_starts_late_is_told_what_there_is
     a_pre_installed_plugin_is_told_of_a_pod_s_life

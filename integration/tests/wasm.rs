@@ -74,7 +74,7 @@ async fn says_hello(node: &Node, image: &Image, command: &[&str], args: &[&str])
     Ok(())
 }
 
-on_nodes! {
+on_all_nodes! {
     async fn a_pod_mixes_native_containers_and_every_form_of_wasm_image(node: &Node) {
         node.podwasm().await?;
         let module = || guest("guest.wasm");

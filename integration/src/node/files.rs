@@ -19,7 +19,7 @@ pub(super) fn write(folder: &Path, flavor: Flavor, runtime: Runtime) -> io::Resu
         ("etc/hosts", format!("127.0.0.1 localhost\n127.0.1.1 {name}\n")),
         // The node reaches nothing outside, and its pods say themselves which name server they ask.
         ("etc/resolv.conf", "nameserver 127.0.0.1\n".to_owned()),
-        ("etc/containerd/config.toml", containerd(runtime)),
+        ("etc/containerd/config.toml", containerd(flavor, runtime)),
         ("etc/cni/net.d/10-bridge.conflist", NETWORK.to_owned()),
         ("etc/docker/registry/config.yml", registry()),
     ];
@@ -47,8 +47,12 @@ pub(super) fn read(folder: &Path) -> Result<(Flavor, Runtime)> {
 
 /// Stock but for: NRI on (1.7 has it off), our pause image, both runtimes, Debian's folder of network plugins, the
 /// annotations that crun's own Wasm handler wants to see, and what a machine without `CAP_SYS_RESOURCE` needs. containerd 2
-/// reads this version of the format too.
-fn containerd(runtime: Runtime) -> String {
+/// reads this version of the format too. Of the default validator, which nothing older than 2.2 knows, all but what pods ask of it is off.
+fn containerd(flavor: Flavor, runtime: Runtime) -> String {
+    let validator = match flavor {
+        Flavor::Forky | Flavor::Trixie => "",
+        Flavor::Upstream => VALIDATOR,
+    };
     format!(
         r#"version = 2
 
@@ -76,9 +80,14 @@ fn containerd(runtime: Runtime) -> String {
 
 [plugins."io.containerd.nri.v1.nri"]
   disable = false
-"#
+{validator}"#
     )
 }
+
+const VALIDATOR: &str = r#"
+  [plugins."io.containerd.nri.v1.nri".default_validator]
+    enable = true
+"#;
 
 /// A bridge with addresses by number; the node has no way out, so there is nothing to masquerade.
 const NETWORK: &str = r#"{

@@ -19,13 +19,14 @@ pub(super) fn roots(flavor: Flavor) -> Result<Vec<PathBuf>> {
     let names: &[&str] = match flavor {
         Flavor::Forky => &["forky", "trixie"],
         Flavor::Trixie => &["trixie"],
+        Flavor::Upstream => &["upstream", "forky", "trixie"],
     };
     names
         .iter()
         .map(|name| {
             let root = target().join("roots").join(name);
             root.canonicalize()
-                .with_context(|| format!("no {}: run integration/node/root.sh", root.display()))
+                .with_context(|| format!("no {}: run `make roots`", root.display()))
         })
         .collect()
 }

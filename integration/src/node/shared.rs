@@ -11,12 +11,14 @@ use tokio::sync::OnceCell;
 ///
 /// Where a node cannot be started: a test that needs one must not pass without.
 pub async fn node(flavor: Flavor, runtime: Runtime) -> &'static Node {
-    static NODES: [OnceCell<Node>; 4] = [const { OnceCell::const_new() }; 4];
+    static NODES: [OnceCell<Node>; 6] = [const { OnceCell::const_new() }; 6];
     let cell = match (flavor, runtime) {
         (Flavor::Forky, Runtime::Crun) => &NODES[0],
         (Flavor::Forky, Runtime::Runc) => &NODES[1],
         (Flavor::Trixie, Runtime::Crun) => &NODES[2],
         (Flavor::Trixie, Runtime::Runc) => &NODES[3],
+        (Flavor::Upstream, Runtime::Crun) => &NODES[4],
+        (Flavor::Upstream, Runtime::Runc) => &NODES[5],
     };
     let start = || Node::start(flavor, runtime);
     cell.get_or_try_init(start)
@@ -24,7 +26,7 @@ pub async fn node(flavor: Flavor, runtime: Runtime) -> &'static Node {
         .unwrap_or_else(|error| panic!("no node for this test: {error:?}"))
 }
 
-/// Makes four tests of each function: one for each flavor and default runtime, on the shared nodes.
+/// Makes four tests of each function: one for each of Debian's flavors and default runtime, on the shared nodes.
 ///
 /// ```
 /// use podwasm_integration::prelude::*;
@@ -40,7 +42,7 @@ pub async fn node(flavor: Flavor, runtime: Runtime) -> &'static Node {
 /// ```
 #[macro_export]
 macro_rules! on_nodes {
-    ($($(#[$attribute:meta])* async fn $name:ident($node:ident: &Node) $body:block)*) => {$(
+    (@of $nodes:tt $($(#[$attribute:meta])* async fn $name:ident($node:ident: &Node) $body:block)*) => {$(
         $(#[$attribute])*
         mod $name {
             #[allow(unused_imports)]
@@ -51,17 +53,32 @@ macro_rules! on_nodes {
                 Ok(())
             }
 
-            $crate::on_nodes!(@test trixie_runc Trixie Runc);
-            $crate::on_nodes!(@test trixie_crun Trixie Crun);
-            $crate::on_nodes!(@test forky_runc Forky Runc);
-            $crate::on_nodes!(@test forky_crun Forky Crun);
+            $crate::on_nodes!(@tests $nodes);
         }
     )*};
-    (@test $name:ident $flavor:ident $runtime:ident) => {
+    (@tests [$($name:ident $flavor:ident $runtime:ident),*]) => {$(
         #[test]
         #[ignore = "needs root and a node"]
         fn $name() -> ::anyhow::Result<()> {
             $crate::node::shared::run($crate::node::Flavor::$flavor, $crate::node::Runtime::$runtime, test)
+        }
+    )*};
+    ($($tests:tt)*) => {
+        $crate::on_nodes! {
+            @of [trixie_runc Trixie Runc, trixie_crun Trixie Crun, forky_runc Forky Runc, forky_crun Forky Crun]
+            $($tests)*
+        }
+    };
+}
+
+/// The same as [`on_nodes!`] with two more tests of each function, with upstream's containerd.
+#[macro_export]
+macro_rules! on_all_nodes {
+    ($($tests:tt)*) => {
+        $crate::on_nodes! {
+            @of [trixie_runc Trixie Runc, trixie_crun Trixie Crun, forky_runc Forky Runc, forky_crun Forky Crun,
+                upstream_runc Upstream Runc, upstream_crun Upstream Crun]
+            $($tests)*
         }
     };
 }
@@ -69,23 +86,27 @@ macro_rules! on_nodes {
 /// Makes two tests of each named function, which takes a [`Flavor`] and starts nodes of its own.
 #[macro_export]
 macro_rules! on_both {
-    ($($name:ident)*) => {$(
+    (@of $flavors:tt $($name:ident)*) => {$(
         mod $name {
             use super::*;
 
-            #[tokio::test]
-            #[ignore = "needs root and a node"]
-            async fn forky() -> ::anyhow::Result<()> {
-                super::$name($crate::node::Flavor::Forky).await
-            }
-
-            #[tokio::test]
-            #[ignore = "needs root and a node"]
-            async fn trixie() -> ::anyhow::Result<()> {
-                super::$name($crate::node::Flavor::Trixie).await
-            }
+            $crate::on_both!(@tests $name $flavors);
         }
     )*};
+    (@tests $name:ident [$($test:ident $flavor:ident),*]) => {$(
+        #[tokio::test]
+        #[ignore = "needs root and a node"]
+        async fn $test() -> ::anyhow::Result<()> {
+            super::$name($crate::node::Flavor::$flavor).await
+        }
+    )*};
+    ($($name:ident)*) => { $crate::on_both! { @of [forky Forky, trixie Trixie] $($name)* } };
+}
+
+/// The same as [`on_both!`] with one more test of each function, with upstream's containerd.
+#[macro_export]
+macro_rules! on_each {
+    ($($name:ident)*) => { $crate::on_both! { @of [forky Forky, trixie Trixie, upstream Upstream] $($name)* } };
 }
 
 /// Runs one test on the shared node of a kind. For [`on_nodes!`].
