@@ -100,3 +100,4 @@ pub use runner::{DEFAULT_SOCKET, RunError, Runner};
 pub use runtime::{Runtime, UpdateError};
 pub use session::{Phase, SessionError};
 pub use ttrpc::MessageError;
+pub use version::known_events;

@@ -13,14 +13,14 @@ use crate::store::Module;
 /// Where the engine's bundle is mounted in a container. The engine's own paths are built on it.
 pub const ENGINE_FOLDER: &str = "/.podwasm";
 /// Where a container's module is mounted.
-const MODULE_FOLDER: &str = "/.podwasm/module";
+pub const MODULE_FOLDER: &str = "/.podwasm/module";
 /// Where the node's plugins are mounted.
 const PLUGINS_FOLDER: &str = "/.podwasm/plugins";
 /// Variables that change how a program is loaded, and so would change the engine instead of the guest. The
 /// launcher (`engine/launch`) hides the same.
 const LOADER_VARIABLES: [&str; 5] = ["GCONV_PATH=", "GLIBC_", "LD_", "LOCPATH=", "MALLOC_"];
 /// The annotations that crun's Wasm handler acts on.
-const CRUN_KEYS: [&str; 2] = ["module.wasm.image/variant", "run.oci.handler"];
+pub const CRUN_KEYS: [&str; 2] = ["module.wasm.image/variant", "run.oci.handler"];
 
 /// The annotation that marks a routed container; its value is the handler.
 pub fn marker() -> String {
@@ -28,7 +28,7 @@ pub fn marker() -> String {
 }
 
 /// The annotation that says which path the engine covers.
-fn covered() -> String {
+pub fn covered() -> String {
     format!("{DOMAIN}/entrypoint")
 }
 

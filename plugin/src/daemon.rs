@@ -46,7 +46,7 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
     );
     let metrics = Arc::new(Metrics::new(&bundle.version));
     let workers = Workers::new(metrics.clone());
-    let plugin = Front::new(workers.clone(), metrics.clone());
+    let plugin = Front::new(workers.clone(), metrics.clone(), flags.validate);
     let supervisor = Supervisor::new(workers.clone(), worker_arguments(&identity, &bundle));
     let runner = match preinstalled {
         Some(preinstalled) => Runner::preinstalled(plugin, preinstalled),

@@ -391,6 +391,10 @@ pub struct Run {
     /// Where to serve /metrics, /healthz and /readyz.
     #[arg(long, default_value = "127.0.0.1:9465")]
     pub http: SocketAddr,
+    /// Has the container runtime ask once more when all plugins have adjusted a container, and rejects a Wasm container that would start
+    /// without podwasm's adjustments. Needs containerd 2.2 or later; others are not asked for it.
+    #[arg(long)]
+    pub validate: bool,
     /// How to write log lines. `RUST_LOG` says which: info by default, debug shows every container.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,

@@ -16,8 +16,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nri::api::{Container, ContainerUpdate, CreateContainerRequest, PodSandbox, SynchronizeRequest};
-use nri::{Answer, Call, Configuration, Events, PluginError, RuntimeInfo, SessionError};
+use nri::api::{
+    Container, ContainerUpdate, CreateContainerRequest, PodSandbox, SynchronizeRequest,
+    ValidateContainerAdjustmentRequest, ValidateContainerAdjustmentResponse,
+};
+use nri::{Answer, Call, Configuration, Events, PluginError, RuntimeInfo, SessionError, known_events};
 use prost::Message as _;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
@@ -27,6 +30,7 @@ use crate::hop::{self, READY};
 use crate::metrics::{Metrics, Outcome};
 use crate::plugin::IMAGE_NAME;
 use crate::policy::Policy;
+use crate::validate::{self, Mark};
 use unanswered::expectation;
 use workers::{Unanswered, Workers};
 
@@ -40,14 +44,19 @@ const READY_PATIENCE: Duration = Duration::from_millis(1500);
 /// The NRI plugin that passes everything on.
 #[derive(Debug)]
 pub struct Front {
+    is_validator: bool,
     metrics: Arc<Metrics>,
     workers: Workers,
 }
 
 impl Front {
-    /// A plugin that asks these workers.
-    pub fn new(workers: Workers, metrics: Arc<Metrics>) -> Self {
-        Self { metrics, workers }
+    /// A plugin that asks these workers. A validator is asked once more when all plugins have adjusted a container.
+    pub fn new(workers: Workers, metrics: Arc<Metrics>, is_validator: bool) -> Self {
+        Self {
+            is_validator,
+            metrics,
+            workers,
+        }
     }
 
     async fn create_container(&self, call: &Call, request: Vec<u8>) -> Result<Vec<u8>, PluginError> {
@@ -113,6 +122,57 @@ impl Front {
         );
         Ok(Vec::new())
     }
+
+    async fn validate(&self, call: &Call, request: Vec<u8>) -> Result<Vec<u8>, PluginError> {
+        let deadline = call.deadline().min(call.arrival() + PATIENCE);
+        let outbound = self
+            .workers
+            .outbound(call.method(), request, call.arrival(), deadline);
+        match self.workers.call(&outbound, deadline).await {
+            Ok(answer) => given(answer),
+            Err(why) => self.validate_without_worker(outbound.request(), why),
+        }
+    }
+
+    /// The mark is plain to see. Of what has none, whatever points to Wasm is rejected.
+    fn validate_without_worker(&self, request: &[u8], why: Unanswered) -> Result<Vec<u8>, PluginError> {
+        let request = ValidateContainerAdjustmentRequest::decode(request)?;
+        let (Some(pod), Some(container)) = (&request.pod, &request.container) else {
+            return Err(PluginError::new("the request has no pod or no container"));
+        };
+        let container = validate::as_executed(container, request.adjust.as_ref());
+        let image = container.annotation(IMAGE_NAME).unwrap_or_default();
+        let program = container.args.first().map(String::as_str).unwrap_or_default();
+        let fault = match validate::mark(&request) {
+            Mark::Absent => {
+                expectation(pod, &container, self.workers.knows(image, program)).map(|expected| {
+                    format!(
+                        "it would start without podwasm; {}, though {expected}",
+                        why.reason()
+                    )
+                })
+            }
+            Mark::Broken(fault) => Some(fault),
+            Mark::Whole => None,
+        };
+        self.metrics.validated(fault.is_none());
+        let Some(reason) = fault else {
+            return Ok(Vec::new());
+        };
+        let (namespace, name) = (&pod.namespace, &container.name);
+        warn!(
+            namespace,
+            pod = pod.name,
+            container = name,
+            reason,
+            "rejected as it was adjusted"
+        );
+        let verdict = ValidateContainerAdjustmentResponse {
+            reject: true,
+            reason: format!("podwasm: container '{name}': {reason}"),
+        };
+        Ok(verdict.encode_to_vec())
+    }
 }
 
 /// What is to be created.
@@ -146,11 +206,24 @@ fn given(answer: hop::Answer) -> Result<Vec<u8>, PluginError> {
 
 impl nri::Plugin for Front {
     fn events(&self) -> Events {
-        Events::CREATE_CONTAINER | Events::RUN_POD_SANDBOX | Events::REMOVE_POD_SANDBOX
+        let events = Events::CREATE_CONTAINER | Events::RUN_POD_SANDBOX | Events::REMOVE_POD_SANDBOX;
+        if self.is_validator {
+            events | Events::VALIDATE_CONTAINER_ADJUSTMENT
+        } else {
+            events
+        }
     }
 
     /// Started by the runtime, the policy may come from its configuration.
-    async fn configure(&self, _call: Call, configuration: Configuration) -> Result<(), PluginError> {
+    async fn configure(&self, call: Call, configuration: Configuration) -> Result<(), PluginError> {
+        if self.is_validator && !known_events(call.runtime()).contains(Events::VALIDATE_CONTAINER_ADJUSTMENT)
+        {
+            let RuntimeInfo { name, version, .. } = call.runtime();
+            warn!(
+                runtime = name,
+                version, "this runtime asks no validators; --validate has no effect"
+            );
+        }
         let text = configuration.config;
         if !text.trim().is_empty() {
             Policy::parse(&text)?;
@@ -190,6 +263,7 @@ impl nri::Plugin for Front {
         Answer::Given(match call.method() {
             "CreateContainer" => self.create_container(call, request).await,
             "Shutdown" => Ok(Vec::new()),
+            "ValidateContainerAdjustment" => self.validate(call, request).await,
             method => {
                 self.workers.tell(method, request);
                 Ok(Vec::new())

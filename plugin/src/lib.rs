@@ -49,6 +49,7 @@ mod policy_file;
 mod priority;
 mod quantity;
 mod store;
+mod validate;
 mod verdicts;
 mod worker;
 

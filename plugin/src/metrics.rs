@@ -111,6 +111,20 @@ struct Attempted {
 }
 
 #[derive(Clone, Debug, EncodeLabelSet, PartialEq, Eq, Hash)]
+struct Judged {
+    verdict: &'static str,
+}
+
+impl Judged {
+    const ALL: [Self; 2] = [Self { verdict: "accepted" }, Self { verdict: "rejected" }];
+
+    fn of(is_accepted: bool) -> Self {
+        let [accepted, rejected] = Self::ALL;
+        if is_accepted { accepted } else { rejected }
+    }
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, PartialEq, Eq, Hash)]
 struct OfTier {
     tier: &'static str,
 }
@@ -125,7 +139,7 @@ struct Given {
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Sample {
     /// One of these.
-    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "What", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
     pub what: Option<What>,
 }
 
@@ -153,6 +167,9 @@ pub enum What {
     /// What the engine runs in a container.
     #[prost(message, tag = "7")]
     RoutedTier(Labelled),
+    /// Whether a container was accepted as all plugins had adjusted it.
+    #[prost(bool, tag = "8")]
+    Validated(bool),
 }
 
 /// What the cache holds.
@@ -250,6 +267,11 @@ impl Recorder {
     pub fn refused(&self, reason: Refusal) {
         self.0(What::Refused(labelled(reason.as_str(), "", 1.0)));
     }
+
+    /// Counts a container that was looked at once all plugins had adjusted it.
+    pub fn validated(&self, is_accepted: bool) {
+        self.0(What::Validated(is_accepted));
+    }
 }
 
 fn labelled(label: &str, outcome: &str, value: f64) -> Labelled {
@@ -292,6 +314,7 @@ pub struct Metrics {
     unadjusted: Gauge,
     unanswered: Family<Given, Counter>,
     unknown: Gauge,
+    validations: Family<Judged, Counter>,
     worker_up: Gauge,
     workers: Counter,
 }
@@ -322,6 +345,7 @@ impl Metrics {
             unadjusted: Gauge::default(),
             unanswered: Family::default(),
             unknown: Gauge::default(),
+            validations: Family::default(),
             worker_up: Gauge::default(),
             workers: Counter::default(),
         };
@@ -384,6 +408,11 @@ impl Metrics {
         registry.register("unadjusted_containers", help, self.unadjusted.clone());
         let help = "Containers that could not be looked at when the plugin registered last";
         registry.register("unknown_containers", help, self.unknown.clone());
+        let help = "Containers looked at once all plugins had adjusted them, by what was answered";
+        registry.register("validations", help, self.validations.clone());
+        for verdict in Judged::ALL {
+            drop(self.validations.get_or_create(&verdict)); // shown as 0 until it happens
+        }
     }
 
     /// Takes a sample over. Labels come from a short list, whatever a worker says.
@@ -425,7 +454,13 @@ impl Metrics {
                 let tier = known_tier(&routed.label);
                 self.routed_tier.get_or_create(&OfTier { tier }).inc();
             }
+            What::Validated(is_accepted) => self.validated(*is_accepted),
         }
+    }
+
+    /// Counts a container that was looked at once all plugins had adjusted it.
+    pub fn validated(&self, is_accepted: bool) {
+        self.validations.get_or_create(&Judged::of(is_accepted)).inc();
     }
 
     fn decided(&self, outcome: Outcome, took: Duration) {
@@ -501,6 +536,7 @@ mod tests {
         recorder.cache(1 << 20, 3);
         recorder.evicted(2);
         recorder.routed_tier(Runs::Waiting);
+        recorder.validated(false);
         metrics.worker(true);
         metrics.unanswered(Outcome::unobserved, "died", Duration::from_millis(3));
         metrics.surveyed(2, 1);
@@ -525,6 +561,8 @@ mod tests {
             "podwasm_decisions_total{outcome=\"unobserved\"} 1",
             "podwasm_unadjusted_containers 2",
             "podwasm_unknown_containers 1",
+            "podwasm_validations_total{verdict=\"accepted\"} 0",
+            "podwasm_validations_total{verdict=\"rejected\"} 1",
             "process_start_time_seconds 1",
             "engine=\"e1\"",
             "# EOF",

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nri::api::{Container, ContainerState, PodSandbox};
-use nri::{Call, Creation, PluginError};
+use nri::api::{Container, ContainerState, PodSandbox, ValidateContainerAdjustmentRequest};
+use nri::{Call, Creation, PluginError, Verdict};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -22,6 +22,7 @@ use crate::metrics::{Outcome, Recorder};
 use crate::observe::{Error, Observer, Subject};
 use crate::policy::Policy;
 use crate::policy_file::Current;
+use crate::validate::{self, Mark};
 
 /// How long a look at a container may take. The runtime holds a lock of the whole node while it waits.
 const BUDGET: Duration = Duration::from_millis(300);
@@ -90,6 +91,29 @@ impl nri::Plugin for Podwasm {
             }
         }
     }
+
+    /// The runtime asks this once all plugins have had their say, if the front has subscribed to it.
+    async fn validate_container_adjustment(
+        &self,
+        call: Call,
+        request: ValidateContainerAdjustmentRequest,
+    ) -> Result<Verdict, PluginError> {
+        let (Some(pod), Some(container)) = (&request.pod, &request.container) else {
+            return Err(PluginError::new("the request has no pod or no container"));
+        };
+        let container = validate::as_executed(container, request.adjust.as_ref());
+        let case = Case::new(pod, &container, call.arrival());
+        let fault = match validate::mark(&request) {
+            Mark::Absent => self.missed_by_all(&case, call.deadline()).await,
+            Mark::Broken(fault) => Some(fault),
+            Mark::Whole => None,
+        };
+        self.recorder.validated(fault.is_none());
+        Ok(match fault {
+            None => Verdict::Accept,
+            Some(fault) => Verdict::Reject(case.rejected(&fault)),
+        })
+    }
 }
 
 impl Podwasm {
@@ -143,6 +167,32 @@ impl Podwasm {
             );
         }
         surveyed
+    }
+
+    /// Why a container that carries no mark of podwasm's must not be created so, if it must not.
+    async fn missed_by_all(&self, case: &Case<'_>, deadline: Instant) -> Option<String> {
+        let policy = self.policy.borrow().clone();
+        let wrong = || case.settings.as_ref().err().cloned();
+        let expected = self.pointer(case).or_else(wrong);
+        let budget = if expected.is_some() {
+            BUDGET_FOR_WASM
+        } else {
+            BUDGET
+        };
+        let deadline = deadline.min(case.started + budget);
+        let problem = match timeout_at(deadline, self.facts(case, &policy)).await {
+            Ok(Ok(facts)) => {
+                let why = missed(decide::decide(&facts, &policy))?;
+                return Some(format!("it would start without podwasm, though {why}"));
+            }
+            Ok(Err(error)) => on_one_line(&*error),
+            Err(_) => format!("it could not be looked at within {budget:?}"),
+        };
+        // It may have been seen meanwhile.
+        let expected = expected.or_else(|| self.pointer(case))?;
+        Some(format!(
+            "it would start without podwasm; {problem}, though {expected}"
+        ))
     }
 
     async fn facts(&self, case: &Case<'_>, policy: &Policy) -> Result<Facts, Arc<Error>> {
@@ -340,6 +390,18 @@ impl<'a> Case<'a> {
 }
 
 impl Case<'_> {
+    /// What the runtime, and so the pod's events, say of a container that is rejected once all plugins have adjusted it.
+    fn rejected(&self, reason: &str) -> String {
+        warn!(
+            namespace = self.pod.namespace,
+            pod = self.pod.name,
+            container = self.container.name,
+            reason,
+            "rejected as it was adjusted"
+        );
+        format!("podwasm: container '{}': {reason}", self.container.name)
+    }
+
     fn tell_missed(&self, missed: Option<String>) {
         if let Some(why) = missed {
             warn!(

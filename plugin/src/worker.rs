@@ -296,7 +296,10 @@ fn report(outbox: &Outbox, report: Report) {
 /// What is counted for a call goes with the call's answer, anything else at once.
 fn recorder(outbox: Outbox) -> Recorder {
     Recorder::new(move |what| {
-        let goes_with_an_answer = matches!(what, What::Decided(_) | What::Refused(_) | What::RoutedTier(_));
+        let goes_with_an_answer = matches!(
+            what,
+            What::Decided(_) | What::Refused(_) | What::RoutedTier(_) | What::Validated(_)
+        );
         let sample = FromWorker {
             report: Some(Report::Count(Sample { what: Some(what) })),
         };
