@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use podwasm_integration::guests::proposal;
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::{PATIENCE, until};
 
@@ -40,6 +41,22 @@ async fn cgroup_memory_limit(node: &Node, container: &ContainerHandle<'_>) -> Re
     );
     let output = node.exec("sh", ["-c", &script]).await?;
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+}
+
+/// What the plugin says about a container.
+async fn annotation(container: &ContainerHandle<'_>, name: &str) -> Result<String> {
+    let info = container.info().await?;
+    let value = info["runtimeSpec"]["annotations"][name].as_str();
+    Ok(value.unwrap_or_default().to_owned())
+}
+
+/// What the engine is told.
+async fn engine_settings(container: &ContainerHandle<'_>) -> Result<String> {
+    let info = container.info().await?;
+    let env = info["runtimeSpec"]["process"]["env"].as_array();
+    let mut variables = env.into_iter().flatten().filter_map(serde_json::Value::as_str);
+    let found = variables.find_map(|variable| variable.strip_prefix("PODWASM_SETTINGS="));
+    Ok(found.unwrap_or_default().to_owned())
 }
 
 on_nodes! {
@@ -255,6 +272,69 @@ async fn the_policy_is_followed_and_bad_ones_are_not() -> Result<()> {
     logged("policy read again").await?;
     assert_eq!(create("team-b").await?, Ok((Some(40 * MEBIBYTE), Some(20_000))));
     node.stop().await
+}
+
+#[tokio::test]
+#[ignore = "needs root and a node"]
+async fn proposals_that_the_policy_names_are_on_for_modules_that_need_them() -> Result<()> {
+    let node = Node::start(Flavor::Trixie, Runtime::Crun).await?;
+    std::fs::write(
+        node.path("/tmp/policy.yaml"),
+        "proposals: [gc, function-references, multi-memory]\n",
+    )?;
+    let _plugin = node.start_podwasm_with(["--config", "/tmp/policy.yaml"]).await?;
+    for (name, is_interpreted) in [("multi-memory", false), ("gc", true)] {
+        let image = node.push(name, &proposal_image(name)).await?;
+        let pod = node.pod("proposals").run().await?;
+        let container = pod.container("c").image(&image).start().await?;
+        assert_eq!(
+            container.wait_exit().await?,
+            42,
+            "{name}: {:?}",
+            container.logs()?
+        );
+        let settings = engine_settings(&container).await?;
+        ensure!(settings.contains(&format!("proposal={name}")), "{settings}");
+        // Whether it can be compiled is known soon after it was first asked for.
+        until(name, PATIENCE, async || {
+            let container = pod.container("again").image(&image).start().await?;
+            assert_eq!(
+                container.wait_exit().await?,
+                42,
+                "{name}: {:?}",
+                container.logs()?
+            );
+            let tier = annotation(&container, "wasm.noderesource.dev/tier").await?;
+            container.remove().await?;
+            Ok(((tier == "interpreted") == is_interpreted && tier != "waiting").then_some(()))
+        })
+        .await?;
+        pod.remove().await?;
+    }
+    let pod = node.pod("proposals").run().await?;
+    for (name, expected) in [
+        (
+            "memory64",
+            "a 64-bit memory (memory64), which WasmEdge 0.14.1 cannot run",
+        ),
+        (
+            "threads",
+            "the module uses threads, and of what goes beyond WebAssembly 2.0 this node's policy allows gc",
+        ),
+    ] {
+        let image = node.push(name, &proposal_image(name)).await?;
+        let refused = pod.container("c").image(&image).create().await;
+        let refused = format!("{:#}", refused.expect_err("it is not allowed"));
+        ensure!(refused.contains(expected), "{refused}");
+    }
+    pod.remove().await?;
+    node.stop().await
+}
+
+fn proposal_image(name: &str) -> Image {
+    Image::linux()
+        .program("/app.wasm", proposal(name))
+        .entrypoint(["/app.wasm"])
 }
 
 #[tokio::test]
