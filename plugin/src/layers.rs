@@ -20,6 +20,8 @@ use crate::facts::MountFact;
 
 /// As many links as the kernel follows in one path.
 pub const MAX_LINKS: usize = 40;
+/// More layers than overlayfs can mount.
+pub const MAX_LAYERS: usize = 512;
 /// The kernel's `PATH_MAX`; also bounds what links add.
 pub const MAX_PATH_BYTES: usize = 4096;
 const STAY_INSIDE: ResolveFlags = ResolveFlags::BENEATH

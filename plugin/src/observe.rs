@@ -22,7 +22,7 @@ use crate::containerd::{self, Containerd, Descriptor, Mount, SandboxRecord};
 use crate::entrypoint::{self, Search};
 use crate::facts::{Defect, Entrypoint, MountFact, Runtime};
 use crate::image::{self, ImageFacts, WasmLayer};
-use crate::layers::{self, Layers, Node, Resolved};
+use crate::layers::{self, Layers, MAX_LAYERS, Node, Resolved};
 use crate::module::{self, Kind};
 use crate::store::{self, Kept, Module, Store};
 use crate::verdicts::{Key, Layer, Verdicts};
@@ -70,6 +70,9 @@ pub enum Error {
     /// The layers could not be walked.
     #[error(transparent)]
     Layers(#[from] layers::Error),
+    /// There are more layers than can be mounted.
+    #[error("it has {0} layers, more than the {MAX_LAYERS} that can be mounted")]
+    ManyLayers(usize),
     /// The entrypoint could not be read.
     #[error("cannot read {path:?} in the image")]
     Read {
@@ -460,6 +463,9 @@ fn container_layers(snapshotter: &str, mounts: &[Mount]) -> Result<ContainerLaye
 
 /// What tells these folders apart from later ones.
 pub fn layers(folders: Vec<PathBuf>) -> Result<Vec<Layer>, Error> {
+    if folders.len() > MAX_LAYERS {
+        return Err(Error::ManyLayers(folders.len()));
+    }
     folders.into_iter().map(layer).collect()
 }
 
@@ -865,5 +871,19 @@ impl Read for Chunks {
                 read => return Ok(read),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn there_are_as_many_layers_as_can_be_mounted() {
+        let folder = std::env::temp_dir();
+        let folders = |count| vec![folder.clone(); count];
+        assert_eq!(layers(folders(MAX_LAYERS)).unwrap().len(), MAX_LAYERS);
+        let refused = layers(folders(MAX_LAYERS + 1)).unwrap_err();
+        assert!(refused.to_string().starts_with("it has 513 layers"), "{refused}");
     }
 }

@@ -1,6 +1,7 @@
 //! Where the policy comes from, and following its changes.
 
-use std::fs;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::policy::Policy;
 
 /// How often the file is looked at. A `ConfigMap` is replaced by moving links, which file watches miss.
 const INTERVAL: Duration = Duration::from_secs(2);
+/// What a `ConfigMap` can hold.
+const MAX_BYTES: u64 = 1 << 20;
 /// Where NRI keeps the configuration of plugins.
 const NRI_FOLDER: &str = "/etc/nri/conf.d";
 
@@ -45,11 +48,20 @@ pub fn read(path: Option<&Path>) -> anyhow::Result<Current> {
 
 /// The text of a policy's file, and what it says.
 pub fn read_text(path: &Path) -> anyhow::Result<(String, Policy)> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read the policy {}", path.display()))?;
+    let text = read_bounded(path).with_context(|| format!("cannot read the policy {}", path.display()))?;
     let policy =
         Policy::parse(&text).with_context(|| format!("the policy {} cannot be followed", path.display()))?;
     Ok((text, policy))
+}
+
+/// A file that is too large is not read to its end.
+pub fn read_bounded(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
+    }
+    Ok(text)
 }
 
 /// Follows changes of the file for ever, from the text that was seen last. A bad file leaves the old policy in force, and is said
@@ -59,7 +71,7 @@ pub async fn follow(path: PathBuf, mut seen: Option<String>, current: Arc<Curren
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let text = fs::read_to_string(&path).ok();
+        let text = read_bounded(&path).ok();
         if text != seen {
             if take(&path, text.as_deref(), &current)
                 && let Some(text) = &text
@@ -91,6 +103,7 @@ fn take(path: &Path, text: Option<&str>, current: &Current) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_bad_file_leaves_the_old_policy() {
@@ -104,6 +117,22 @@ mod tests {
         assert!(!current.borrow().sockets);
         take(file.path(), Some("sockets: true"), &current);
         assert!(current.borrow().sockets);
+    }
+
+    #[test]
+    fn a_file_may_be_as_large_as_a_config_map() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let policy = |bytes: u64| {
+            format!(
+                "sockets: false\n{}",
+                "#".repeat(usize::try_from(bytes).unwrap() - 15)
+            )
+        };
+        fs::write(file.path(), policy(MAX_BYTES)).unwrap();
+        assert!(!read(Some(file.path())).unwrap().borrow().sockets);
+        fs::write(file.path(), policy(MAX_BYTES + 1)).unwrap();
+        let error = format!("{:#}", read(Some(file.path())).unwrap_err());
+        assert!(error.contains("more than 1048576 bytes"), "{error}");
     }
 
     #[test]

@@ -332,7 +332,7 @@ fn take_policy(
         let policy = Policy::parse(&text).context("the policy in force cannot be followed")?;
         let seen = match path {
             Some(_) if is_files => Some(text),
-            Some(path) => std::fs::read_to_string(path).ok(),
+            Some(path) => policy_file::read_bounded(path).ok(),
             None => None,
         };
         return Ok((seen, watch::Sender::new(Arc::new(policy))));

@@ -6,11 +6,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::blob::{self, Blobs, document};
 use crate::image::{self, ImageFacts, is_index};
+use crate::layers::MAX_LAYERS;
 
 /// An index in an index in an index is more than any tool makes.
 const MAX_NESTING: usize = 4;
-/// More layers than overlayfs can mount.
-const MAX_LAYERS: usize = 512;
 /// By which layouts name their images: the specification's, and containerd's.
 const NAMES: [&str; 2] = ["org.opencontainers.image.ref.name", "io.containerd.image.name"];
 
