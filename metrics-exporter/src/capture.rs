@@ -19,8 +19,9 @@ use tracing::{debug, warn};
 use crate::connections::{Before, Connections};
 use crate::counts::Pod;
 use crate::exclude::Rules;
-use crate::filter::{Choice, Filter, Filters};
+use crate::filter::{self, Choice, Filter, Filters};
 use crate::listening;
+use crate::program::{Refused, Ring};
 use crate::reading::{Namespace, Order, Reading, Tap};
 use crate::recent::Recent;
 use crate::socket::PacketSocket;
@@ -29,6 +30,31 @@ use crate::socket::PacketSocket;
 #[derive(Clone, Debug)]
 pub struct Capture {
     requests: Sender<Request>,
+}
+
+/// What only a process with all of its privileges can get.
+#[derive(Debug)]
+pub struct Means {
+    filters: Filters,
+    /// Network namespaces that are no pod's: this process's, and that of the first process it can see.
+    hosts: Vec<Namespace>,
+    refused: Option<Refused>,
+    ring: Option<Ring>,
+}
+
+impl Means {
+    /// Gets it, with these filters.
+    pub fn get(filter: Choice) -> Self {
+        let (filters, ring, refused) = Filters::new(filter);
+        let hosts = ["/proc/self/ns/net", "/proc/1/ns/net"].into_iter();
+        let hosts = hosts.filter_map(|path| Namespace::of(&File::open(path).ok()?).ok());
+        Self {
+            filters,
+            hosts: hosts.collect(),
+            refused,
+            ring,
+        }
+    }
 }
 
 /// What is asked of the thread that joins namespaces.
@@ -45,10 +71,18 @@ enum Request {
 
 impl Capture {
     /// Starts the threads, which have counts read at every interval.
-    pub fn start(recent: Arc<Recent>, every: Duration, rules: Rules, filter: Choice) -> io::Result<Self> {
+    pub fn start(recent: Arc<Recent>, every: Duration, rules: Rules, means: Means) -> io::Result<Self> {
         let (orders, given) = mpsc::channel();
         let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let (filters, ring) = Filters::new(filter);
+        let Means {
+            filters,
+            hosts,
+            refused,
+            ring,
+        } = means;
+        if let Some(error) = &refused {
+            filter::refused(error);
+        }
         let reader = Reading::new(recent, every, rules, ring, bell.clone(), given)?;
         thread::Builder::new()
             .name("capture".to_owned())
@@ -56,7 +90,7 @@ impl Capture {
         let (requests, asked) = mpsc::channel();
         thread::Builder::new()
             .name("attach".to_owned())
-            .spawn(move || attach_as_asked(&filters, &asked, &orders, &bell))?;
+            .spawn(move || attach_as_asked(&filters, &hosts, &asked, &orders, &bell))?;
         Ok(Self { requests })
     }
 
@@ -86,14 +120,20 @@ impl Capture {
     }
 }
 
-fn attach_as_asked(filters: &Filters, asked: &Receiver<Request>, orders: &Sender<Order>, bell: &OwnedFd) {
+fn attach_as_asked(
+    filters: &Filters,
+    hosts: &[Namespace],
+    asked: &Receiver<Request>,
+    orders: &Sender<Order>,
+    bell: &OwnedFd,
+) {
     for request in asked {
         let order = match request {
             Request::Attach {
                 sandbox,
                 namespace,
                 pod,
-            } => match tap(filters, sandbox, &namespace, pod) {
+            } => match tap(filters, hosts, sandbox, &namespace, pod) {
                 Ok(tap) => Order::Attach(Box::new(tap)),
                 Err((pod, error)) => {
                     let identity = pod.identity();
@@ -114,17 +154,18 @@ fn attach_as_asked(filters: &Filters, asked: &Receiver<Request>, orders: &Sender
 }
 
 /// Opens a socket in a namespace.
-fn tap(filters: &Filters, sandbox: String, path: &Path, pod: Arc<Pod>) -> Result<Tap, (Arc<Pod>, io::Error)> {
+fn tap(
+    filters: &Filters,
+    hosts: &[Namespace],
+    sandbox: String,
+    path: &Path,
+    pod: Arc<Pod>,
+) -> Result<Tap, (Arc<Pod>, io::Error)> {
     let open = || {
         let file = File::open(path)?;
         let namespace = Namespace::of(&file)?;
-        for own in ["/proc/self/ns/net", "/proc/1/ns/net"] {
-            if File::open(own)
-                .and_then(|file| Namespace::of(&file))
-                .is_ok_and(|own| own == namespace)
-            {
-                return Err(io::Error::other("it is in the host's network namespace"));
-            }
+        if hosts.contains(&namespace) {
+            return Err(io::Error::other("it is in the host's network namespace"));
         }
         // What a thread joins goes with it.
         let (socket, filter, before) = thread::scope(|threads| {

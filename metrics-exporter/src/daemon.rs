@@ -1,9 +1,12 @@
 //! What both programs do when they start and end.
 
 use std::fs;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 
 use clap::ValueEnum;
+use futures_util::{Stream, stream};
+use podwasm_daemon::listener::{Connection, Limited};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
@@ -33,6 +36,20 @@ pub fn start_logging(format: LogFormat) -> WorkerGuard {
         LogFormat::Text => subscriber.init(),
     }
     guard
+}
+
+/// Does the work of a process, with threads for it.
+pub fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(work)
+}
+
+/// The connections of a listener, as many as it may have, for gRPC's server.
+pub fn incoming(listener: TcpListener) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold(Limited::new(listener), async |listener| {
+        let (connection, _) = listener.next().await;
+        Some((Ok(connection), listener))
+    })
 }
 
 /// Ends when the process is asked to. Asking counts from now on.

@@ -35,18 +35,16 @@ pub enum Filter {
 }
 
 impl Filters {
-    /// Gets ready to attach filters. What gets through them is then in the ring, if there is one, and otherwise in their sockets.
-    pub fn new(choice: Choice) -> (Self, Option<Ring>) {
+    /// Gets ready to attach filters. What gets through them is then in the ring, if there is one, and otherwise in their sockets. Why there
+    /// is none is to be said when there is a log.
+    pub fn new(choice: Choice) -> (Self, Option<Ring>, Option<Refused>) {
         let made = match choice {
             Choice::Auto => Loader::new(),
-            Choice::Classic => return (Self { loader: None }, None),
+            Choice::Classic => return (Self { loader: None }, None, None),
         };
         match made {
-            Ok((loader, ring)) => (Self { loader: Some(loader) }, Some(ring)),
-            Err(error) => {
-                refused(&error);
-                (Self { loader: None }, None)
-            }
+            Ok((loader, ring)) => (Self { loader: Some(loader) }, Some(ring), None),
+            Err(error) => (Self { loader: None }, None, Some(error)),
         }
     }
 
@@ -62,7 +60,8 @@ impl Filters {
     }
 }
 
-fn refused(error: &Refused) {
+/// Says that the kernel does not take the program.
+pub fn refused(error: &Refused) {
     let error = error as &dyn std::error::Error;
     debug!(
         error,

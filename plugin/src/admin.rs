@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use podwasm_daemon::listener::Limited;
 use tokio::runtime::Builder;
 
 use crate::front;
@@ -38,7 +39,8 @@ impl Admin {
             let _guard = runtime.enter();
             tokio::net::TcpListener::from_std(listener)?
         };
-        let serve = move || runtime.block_on(async { axum::serve(listener, self.routes()).await });
+        let serve =
+            move || runtime.block_on(async { axum::serve(Limited::new(listener), self.routes()).await });
         thread::Builder::new().name("http".to_owned()).spawn(serve)?;
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use nri::{Identity, Preinstalled, Runner};
+use podwasm_daemon::privileges::{daemons, keep_only};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, info};
 use tracing_appender::non_blocking::WorkerGuard;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::adjust::Bundle;
 use crate::admin::Admin;
+use crate::cache::files::Files;
 use crate::flags::{LogFormat, Run};
 use crate::front::Front;
 use crate::front::workers::{Supervisor, Workers};
@@ -23,16 +25,29 @@ use crate::install;
 use crate::metrics::Metrics;
 use crate::priority;
 
-/// Runs the daemon until it is told to end.
-pub async fn run(flags: Run) -> anyhow::Result<()> {
-    let _written = start_logging(flags.log_format);
-    if let Err(error) = priority::raise() {
+/// What comes before all else, while there is one thread: taking the first place in the kernel's queue, dropping the privileges that neither
+/// this process nor any that it starts will need, and logging, which goes on until the guard is dropped.
+pub fn begin(flags: &Run) -> anyhow::Result<WorkerGuard> {
+    let raised = priority::raise();
+    if raised.is_err() {
+        priority::prefer();
+    }
+    // It is the one folder that is written to, so it has to be there. Why it cannot be made is said by the first worker.
+    let _ = Files::open(&flags.state);
+    let kept = keep_only(&daemons::plugin(&flags.state)).context("cannot drop privileges")?;
+    let written = start_logging(flags.log_format);
+    kept.say();
+    if let Err(error) = raised {
         debug!(
             error = &error as &dyn std::error::Error,
             "on a node with too much to do, answers may come late"
         );
-        priority::prefer();
     }
+    Ok(written)
+}
+
+/// Runs the daemon until it is told to end, after [`begin`].
+pub async fn run(flags: Run) -> anyhow::Result<()> {
     let preinstalled = Preinstalled::from_env()?;
     let identity = match &preinstalled {
         Some(preinstalled) => preinstalled.identity().clone(),

@@ -64,8 +64,12 @@ use flags::{Command, Flags};
 pub fn run() -> anyhow::Result<ExitCode> {
     let command = Flags::parse().command;
     // The front answers on one thread, so that a call changes none on its way.
-    let runtime = match command {
-        Command::Run(_) => Builder::new_current_thread().enable_all().build(),
+    let mut _written = None;
+    let runtime = match &command {
+        Command::Run(flags) => {
+            _written = Some(daemon::begin(flags)?);
+            Builder::new_current_thread().enable_all().build()
+        }
         _ => Builder::new_multi_thread().enable_all().build(),
     };
     runtime?.block_on(run_command(command))

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
-use tokio::net::{TcpListener, TcpStream};
+use podwasm_daemon::listener::{Connection, Limited};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
@@ -176,7 +177,7 @@ pub fn incoming(
     listener: TcpListener,
     current: Arc<Current>,
     metrics: Arc<Metrics>,
-) -> impl Stream<Item = io::Result<TlsStream<TcpStream>>> {
+) -> impl Stream<Item = io::Result<TlsStream<Connection>>> {
     let (done, pending) = mpsc::channel(PENDING);
     tokio::spawn(accept(listener, current, metrics, done));
     stream::unfold(pending, async |mut pending| {
@@ -188,25 +189,17 @@ async fn accept(
     listener: TcpListener,
     current: Arc<Current>,
     metrics: Arc<Metrics>,
-    done: mpsc::Sender<TlsStream<TcpStream>>,
+    done: mpsc::Sender<TlsStream<Connection>>,
 ) {
+    let listener = Limited::new(listener);
     loop {
-        let connection = tokio::select! {
+        let (stream, client) = tokio::select! {
             () = done.closed() => return,
-            connection = listener.accept() => connection,
-        };
-        let (stream, client) = match connection {
-            Ok(connection) => connection,
-            Err(error) => {
-                warn!(%error, "cannot accept a connection"); // out of files, for one, which takes a while to pass
-                sleep(Duration::from_millis(100)).await;
-                continue;
-            }
+            connection = listener.next() => connection,
         };
         let acceptor = TlsAcceptor::from(current.borrow().clone());
         let (metrics, done) = (metrics.clone(), done.clone());
         tokio::spawn(async move {
-            let _ = stream.set_nodelay(true); // only faster
             match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
                 Ok(Ok(stream)) => drop(done.send(stream).await),
                 failed => {

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Parser as _;
 use nri::{Identity, Preinstalled, Runner};
-use podwasm_metrics_exporter::capture::Capture;
+use podwasm_daemon::listener::Limited;
+use podwasm_daemon::privileges::{daemons, keep_only};
+use podwasm_metrics_exporter::capture::{Capture, Means};
 use podwasm_metrics_exporter::counts::Table;
 use podwasm_metrics_exporter::daemon;
 use podwasm_metrics_exporter::feed::Feed;
@@ -21,7 +23,6 @@ use podwasm_metrics_exporter::observe::Observer;
 use podwasm_metrics_exporter::recent::Recent;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::info;
 
 use flags::Flags;
@@ -29,10 +30,17 @@ use flags::Flags;
 /// When counts were not read for so long, what reads them is stuck.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
+    let means = Means::get(flags.filter);
+    // What threads there are from here on have no more, the one that writes log lines included.
+    let kept = keep_only(&daemons::exporter()).context("cannot drop privileges")?;
     let _written = daemon::start_logging(flags.log_format);
+    kept.say();
+    daemon::run(run(flags, means))
+}
+
+async fn run(flags: Flags, means: Means) -> anyhow::Result<()> {
     let told_to_end = daemon::told_to_end()?;
     let node = match &flags.node_name {
         Some(name) => name.clone(),
@@ -49,8 +57,8 @@ async fn main() -> anyhow::Result<()> {
     serve_http(&flags, recent.clone()).await?;
     serve_counts(&flags, Feed::new(&node, recent.clone())).await?;
 
-    let capture = Capture::start(recent, flags.interval, flags.rules(), flags.filter)
-        .context("cannot start to capture")?;
+    let capture =
+        Capture::start(recent, flags.interval, flags.rules(), means).context("cannot start to capture")?;
     let observer = Observer::new(capture, table);
     let runner = match preinstalled {
         Some(preinstalled) => Runner::preinstalled(observer, preinstalled),
@@ -67,7 +75,7 @@ async fn serve_http(flags: &Flags, recent: Arc<Recent>) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", flags.http))?;
     info!(address = %listener.local_addr()?, "serving /metrics, /healthz, /readyz and rates as JSON");
-    tokio::spawn(async { axum::serve(listener, Http { metrics, recent }.routes()).await });
+    tokio::spawn(async { axum::serve(Limited::new(listener), Http { metrics, recent }.routes()).await });
     Ok(())
 }
 
@@ -76,11 +84,10 @@ async fn serve_counts(flags: &Flags, feed: Feed) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", flags.grpc))?;
     info!(address = %listener.local_addr()?, "serving counts to scalers");
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tokio::spawn(
         Server::builder()
             .add_service(feed.service())
-            .serve_with_incoming(incoming),
+            .serve_with_incoming(daemon::incoming(listener)),
     );
     Ok(())
 }

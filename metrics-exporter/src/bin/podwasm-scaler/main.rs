@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use podwasm_daemon::listener::Limited;
+use podwasm_daemon::privileges::{daemons, keep_only};
 use podwasm_metrics_exporter::daemon;
 use podwasm_metrics_exporter::scaler::cluster::Cluster;
 use podwasm_metrics_exporter::scaler::exporters;
@@ -21,7 +23,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tracing::{info, warn};
 
 use flags::Flags;
@@ -32,10 +33,16 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long answers may still take once the end has come.
 const DRAIN: Duration = Duration::from_secs(3);
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
+    // What threads there are from here on have no more, the one that writes log lines included.
+    let kept = keep_only(&daemons::scaler()).context("cannot drop privileges")?;
     let _written = daemon::start_logging(flags.log_format);
+    kept.say();
+    daemon::run(run(flags))
+}
+
+async fn run(flags: Flags) -> anyhow::Result<()> {
     let told_to_end = daemon::told_to_end()?;
     info!(version = env!("CARGO_PKG_VERSION"), exporters = ?flags.exporters, "podwasm-scaler");
 
@@ -75,7 +82,7 @@ async fn serve_http(flags: &Flags, http: Http) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", flags.http))?;
     info!(address = %listener.local_addr()?, "serving /metrics, /healthz and /readyz");
-    tokio::spawn(async { axum::serve(listener, http.routes()).await });
+    tokio::spawn(async { axum::serve(Limited::new(listener), http.routes()).await });
     Ok(())
 }
 
@@ -106,7 +113,7 @@ async fn serve_keda(
             .add_service(keda.service());
         let end = match current {
             None => {
-                let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+                let incoming = daemon::incoming(listener);
                 server.serve_with_incoming_shutdown(incoming, closed).await
             }
             Some(current) => {
