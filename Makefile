@@ -15,7 +15,7 @@ SECONDS ?= 60
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help demo recording book test chart images bench chaos soak lint fmt unit fuzz fuzz-short fuzz-keep docs node-tests engine engine-check engine-pins guests roots node setup clean
+.PHONY: help demo recording book test chart supply images bench chaos soak lint fmt unit fuzz fuzz-short fuzz-keep docs node-tests engine engine-check engine-pins guests roots node setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,7 +31,7 @@ recording: setup engine guests roots ## Run the demo and draw what it prints: do
 book: ## The documents as a site: target/book
 	docs/book.sh
 
-test: setup lint docs unit fuzz-short chart engine-check guests roots node-tests ## Everything: lints, unit tests, fuzzing for a minute, tests on real nodes
+test: setup lint docs unit fuzz-short chart supply engine-check guests roots node-tests ## Everything: lints, unit tests, fuzzing for a minute, tests on real nodes
 
 bench: PACKAGES += wrk
 bench: setup engine guests roots ## Compare podwasm with native containers and crun's WasmEdge: a report in Markdown, and its chart
@@ -107,6 +107,9 @@ node: engine guests roots ## Start a throw-away node with podwasm, and a shell i
 chart: setup ## Check the Helm chart, what it renders, and the Kustomize bases
 	deploy/tools.sh
 	deploy/render.sh --check
+
+supply: setup ## Check licences and sources of all dependencies, and the images' SBOMs
+	deploy/supply.sh
 
 images: setup engine ## The images of plugin, exporter and scaler: target/images
 	cargo build --quiet --release -p podwasm -p podwasm-metrics-exporter --bins

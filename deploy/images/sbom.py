@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints what an image is made of as SPDX 2.3: the crates of its programs, and the Debian packages of its libraries.
 
-The crates are those that cargo compiles into a program for this platform, with the versions of Cargo.lock.
+The crates are those that cargo compiles into a program for this platform, with the versions and checksums of Cargo.lock.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import datetime
 import json
 import pathlib
 import subprocess
+import tomllib
 import uuid
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -32,6 +33,12 @@ def crates(package):
     return sorted((name, version.lstrip("v"), licence) for name, version, licence in found)
 
 
+def checksums():
+    """SHA-256 of each crate's archive, by (name, version); those of this repository have none."""
+    locked = tomllib.loads((REPOSITORY / "Cargo.lock").read_text())["package"]
+    return {(crate["name"], crate["version"]): crate.get("checksum") for crate in locked}
+
+
 def installed(dpkg):
     """(name, version) of the libraries as they are installed in a root folder."""
     query = ["dpkg-query", f"--admindir={dpkg}", "--show", "--showformat=${Package} ${Version}\n", *LIBRARIES]
@@ -45,11 +52,13 @@ def pinned(pins):
     return [(name, version) for name, version, _ in lines if not name.startswith(TOOLS)]
 
 
-def package(name, version, kind, licence):
+def package(name, version, kind, licence, checksum=None):
     """An SPDX package that is found again by its purl."""
     purl = f"pkg:cargo/{name}@{version}" if kind == "cargo" else f"pkg:deb/debian/{name}@{version}?distro=trixie"
     identifier = "".join(character if character.isalnum() else "-" for character in f"{kind}-{name}-{version}")
+    checked = {"checksums": [{"algorithm": "SHA256", "checksumValue": checksum}]} if checksum else {}
     return {
+        **checked,
         "SPDXID": f"SPDXRef-{identifier}",
         "name": name,
         "versionInfo": version,
@@ -75,7 +84,9 @@ def main():
     image = flags.crate[0]
     debian = set(installed(flags.dpkg) if flags.dpkg else []) | set(pinned(flags.bundle) if flags.bundle else [])
     cargo = {crate for name in flags.crate for crate in crates(PACKAGES.get(name, name))}
-    packages = [package(*crate[:2], "cargo", crate[2]) for crate in sorted(cargo)]
+    locked = checksums()
+    # A crate that is not locked is an error.
+    packages = [package(*crate[:2], "cargo", crate[2], locked[crate[:2]]) for crate in sorted(cargo)]
     packages += [package(*library, "deb", "") for library in sorted(debian)]
     content = json.dumps([flags.version, image, packages], sort_keys=True)
     top = {
