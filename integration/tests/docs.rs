@@ -135,6 +135,95 @@ fn book_lists_every_page_once() {
     assert_eq!(listed, pages);
 }
 
+/// Each promise names tests that are there, and each test of the promises is named.
+#[test]
+fn promises_are_tested() {
+    let text = std::fs::read_to_string(project().join("SECURITY.md")).expect("there is SECURITY.md");
+    let sources = rust_sources(&project());
+    let rows = text.lines().filter(|line| line.starts_with("| "));
+    let cells = rows.filter_map(|row| row.trim_end_matches([' ', '|']).rsplit('|').next());
+    let code = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let named: BTreeSet<_> = code
+        .filter(|name| name.contains('_'))
+        .map(ToOwned::to_owned)
+        .collect();
+    assert!(named.len() > 30, "{} tests are named", named.len());
+    let all: BTreeSet<_> = sources.iter().flat_map(|(_, text)| functions(text)).collect();
+    let here = project().join("integration/tests/security.rs");
+    let (_, here) = sources
+        .iter()
+        .find(|(path, _)| *path == here)
+        .expect("it is there");
+    let tests = functions(here)
+        .into_iter()
+        .filter(|name| here.contains(&format!("\n    {name}\n")));
+    let unknown = named
+        .difference(&all)
+        .map(|name| format!("there is no test {name}"));
+    let unnamed = tests
+        .filter(|name| !named.contains(name))
+        .map(|name| format!("{name} is not named"));
+    none_wrong(&unknown.chain(unnamed).collect::<Vec<_>>());
+}
+
+/// Each limit is where the table says.
+#[test]
+fn limits_are_where_it_is_said() {
+    let documents = all(&project());
+    let page = documents
+        .iter()
+        .find(|document| document.path.ends_with("docs/security.md"));
+    let page = page.expect("there is a page on security");
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for row in page.text.lines().filter(|line| line.starts_with("| ")) {
+        let mut parts = row.split("` in [`");
+        let mut constant = parts.next().and_then(|before| before.rsplit('`').next());
+        for part in parts {
+            count += 1;
+            let path = part.split('`').next().unwrap_or_default();
+            let source = std::fs::read_to_string(project().join(path)).unwrap_or_default();
+            let name = constant.unwrap_or_default();
+            if !source.contains(&format!("const {name}: ")) {
+                wrong.push(format!("{path} has no {name}"));
+            }
+            constant = part.rsplit('`').next();
+        }
+    }
+    assert!(count > 20, "{count} limits were found");
+    none_wrong(&wrong);
+}
+
+/// All files of Rust that are ours, with their texts.
+fn rust_sources(folder: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder can be listed") {
+        let path = entry.expect("it can be listed").path();
+        let name = path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            found.extend(rust_sources(&path));
+        } else if path.extension().is_some_and(|suffix| suffix == "rs") {
+            let text = std::fs::read_to_string(&path).expect("source is text");
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+fn functions(source: &str) -> Vec<String> {
+    let after = source.split("fn ").skip(1);
+    after
+        .filter_map(|text| {
+            text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                .next()
+        })
+        .map(ToOwned::to_owned)
+        .collect()
+}
+
 /// A newcomer reads it whole.
 #[test]
 fn readme_is_short() {
