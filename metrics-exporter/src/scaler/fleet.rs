@@ -264,6 +264,10 @@ impl Fleet {
             }
             !is_gone
         });
+        // A stream may last as long as the exporter does, and names pods by numbers that are never used again.
+        for node in self.nodes.values_mut().filter(|node| node.is_whole) {
+            node.ids.retain(|_, key| self.pods.contains_key(key));
+        }
     }
 
     /// The rate that a trigger in a namespace asks for.
@@ -740,6 +744,48 @@ mod tests {
             let unknown = self.ask(trigger).expect_err("it is not known");
             assert!(unknown.contains(expected), "{unknown}");
         }
+    }
+
+    /// What pods leave behind is bounded by how many there were in the longest window, however long a stream lasts.
+    #[test]
+    fn pods_that_came_and_went_are_forgotten_in_one_stream() {
+        let mut cluster = Cluster::of([1]);
+        cluster.state(1, 1, []);
+        for id in 0..1_300 {
+            let started = vec![pod(id, 1)];
+            cluster.says(
+                1,
+                pb::Update {
+                    started,
+                    ..update(1, 1)
+                },
+            );
+            let end = pb::Reading {
+                id,
+                requests: 1,
+                state: pb::State::Ended.into(),
+                ..pb::Reading::default()
+            };
+            let readings = vec![end];
+            cluster.wait(500).says(
+                1,
+                pb::Update {
+                    readings,
+                    ..update(1, 1)
+                },
+            );
+            cluster.wait(500);
+        }
+        let most = usize::try_from(rate::MAX_WINDOW.as_secs()).unwrap() + 2;
+        let fleet = &cluster.fleet;
+        assert!(fleet.pods.len() <= most, "{} pods", fleet.pods.len());
+        assert!(
+            fleet.nodes[&address(1)].ids.len() <= most,
+            "{} numbers",
+            fleet.nodes[&address(1)].ids.len()
+        );
+        let since: usize = fleet.pools.values().map(|pool| pool.since.len()).sum();
+        assert!(since <= most, "{since} moments");
     }
 
     fn parse(trigger: &str) -> Trigger {
