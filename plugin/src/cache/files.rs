@@ -10,7 +10,8 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
+use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
@@ -166,7 +167,7 @@ impl Files {
     pub fn sweep(&self) -> io::Result<()> {
         for entry in entries(&self.state.join("incoming"))? {
             let path = entry.path();
-            let is_abandoned = File::open(&path)
+            let is_abandoned = open(&path)
                 .is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok());
             if is_abandoned {
                 remove(&path)?;
@@ -191,10 +192,11 @@ impl Files {
     fn try_lock_named(&self, name: &str) -> io::Result<Option<Lock>> {
         let path = self.state.join("compiling").join(format!("{name}.lock"));
         loop {
-            let file = File::options().create(true).append(true).open(&path)?;
+            // For both, so that a pipe of that name is not waited for.
+            let file = File::options().create(true).read(true).append(true).open(&path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+                Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => return Err(error.into()),
             }
             // It may have been another's, who has removed it since it was opened.
@@ -319,7 +321,7 @@ impl Files {
         else {
             return Ok(false);
         };
-        Ok(bytes == native.seen.bytes && sha256 == sha256_of(&File::open(&native.path)?)?)
+        Ok(bytes == native.seen.bytes && sha256 == sha256_of(&open_file(&native.path)?)?)
     }
 
     /// What is known of an attempt, if anything that can be read.
@@ -448,16 +450,41 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A folder that is gone has no entries.
+/// A folder that is gone has no entries, nor has what is none.
 fn entries(folder: &Path) -> io::Result<Vec<DirEntry>> {
     match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(Vec::new())
+        }
         entries => entries?.collect(),
     }
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&fs::read(path).ok()?).ok()
+    let mut text = Vec::new();
+    open_file(path).ok()?.read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+/// Opens what should be a file of the cache. A link, a pipe or the like in its place is neither followed nor waited for: it is an error of the
+/// kind `InvalidData`.
+pub fn open_file(path: &Path) -> io::Result<File> {
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, "it is no regular file");
+    match open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => Err(odd()),
+        Ok(file) if !file.metadata()?.is_file() => Err(odd()),
+        file => file,
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
 }
 
 fn hidden(native: &Path) -> PathBuf {

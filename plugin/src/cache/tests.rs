@@ -68,6 +68,31 @@ fn damage(path: &Path) {
 }
 
 #[test]
+fn pipes_and_links_are_not_waited_for_or_followed() {
+    let state = tempfile::tempdir().unwrap();
+    let at = |path: &str| state.path().join(path);
+    let digest = module(&open(state.path()), 0).digest;
+    let pipe = |path: &str| {
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(rustix::fs::CWD, at(path), kind, mode, 0).unwrap();
+    };
+    fs::remove_file(at(&format!("compiled/{digest}.json"))).ok();
+    for path in ["incoming/pipe", "compiling/pipe", "compiling/pipe.lock"] {
+        pipe(path);
+    }
+    pipe(&format!("modules/{}", "0".repeat(64)));
+    pipe(&format!("compiled/{digest}.json"));
+    std::os::unix::fs::symlink("/", at("incoming/link")).unwrap();
+    let cache = open(state.path());
+    assert!(cache.digests().contains(&digest));
+    assert!(cache.files().about(&digest).names.is_empty());
+    assert!(!at("incoming/pipe").exists(), "what nobody holds is thrown away");
+    for odd in ["compiling/gone", "incoming/link", "modules"] {
+        assert!(files::open_file(&at(odd)).is_err(), "{odd}");
+    }
+}
+
+#[test]
 fn native_code_is_run_after_a_restart_only_when_it_was_looked_at() {
     let state = tempfile::tempdir().unwrap();
     let cache = open(state.path());

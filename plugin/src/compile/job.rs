@@ -12,7 +12,7 @@ use super::limits::limits;
 use super::queue::Key;
 use crate::cache::Cache;
 use crate::cache::entries::State;
-use crate::cache::files::{Seen, sha256_of};
+use crate::cache::files::{Seen, open_file, sha256_of};
 use crate::cache::record::{Attempt, Outcome};
 use crate::policy::Policy;
 
@@ -133,20 +133,23 @@ impl Workshop {
     /// The module, if its bytes are still those of its name.
     fn open_module(&self, digest: &str) -> io::Result<Option<File>> {
         let path = self.cache.files().module(digest);
-        let mut file = match File::open(&path) {
+        let found = match open_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            file => file?,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+            file => Some(file?),
         };
-        if sha256_of(&file)? != digest {
-            tracing::warn!(
-                module = digest,
-                "the module is not what was put there; it is dropped"
-            );
-            fs::remove_file(&path)?;
-            return Ok(None);
+        if let Some(mut file) = found
+            && sha256_of(&file)? == digest
+        {
+            file.rewind()?;
+            return Ok(Some(file));
         }
-        file.rewind()?;
-        Ok(Some(file))
+        tracing::warn!(
+            module = digest,
+            "the module is not what was put there; it is dropped"
+        );
+        fs::remove_file(&path)?;
+        Ok(None)
     }
 
     fn publish(&self, key: &Key, build: &str, output: &Output, started: Instant) -> io::Result<Seen> {
