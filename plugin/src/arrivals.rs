@@ -24,7 +24,7 @@ use crate::inspect::documents::{self, Image, Target};
 use crate::inspect::layered::{self, Layered};
 use crate::inspect::stored::Stored;
 use crate::layers::{self, Layers};
-use crate::observe::{self, Finder, RootFs, image_facts};
+use crate::observe::{self, Finder, Observer, RootFs, image_facts};
 use crate::store::{Kept, Module, Store};
 
 /// How long after containerd has gone it is looked for again.
@@ -69,14 +69,16 @@ pub struct Arrivals {
     pub compiler: Compiler,
     /// Who tells.
     pub containerd: Containerd,
+    /// Where it is noted which entrypoints are modules, before a container has any.
+    pub observer: Arc<Observer>,
     /// Where modules are kept.
     pub store: Arc<Store>,
 }
 
 /// What became of a look at an image.
 enum Looked {
-    /// Nothing is left to be found out.
-    Done(Vec<Module>),
+    /// Nothing is left to be found out: the modules, and the program that is one of them.
+    Done(Vec<Module>, Option<String>),
     /// Its files are not there yet.
     NotUnpacked,
 }
@@ -133,7 +135,10 @@ impl Arrivals {
             sleep(delay).await;
             let _turn = turn.acquire().await;
             match self.look_once(&name).await {
-                Ok(Looked::Done(modules)) => {
+                Ok(Looked::Done(modules, program)) => {
+                    if let Some(program) = program {
+                        self.observer.note_module(&name, &program);
+                    }
                     for module in modules {
                         info!(
                             image = name,
@@ -180,19 +185,19 @@ impl Arrivals {
             },
         )?;
         if image.facts.artifact.is_some() {
-            return self.look_at_artifact(&stored, &image).map(Looked::Done);
+            return Ok(Looked::Done(self.look_at_artifact(&stored, &image)?, None));
         }
         if let Some((snapshotter, folders)) = stored.folders(&image)? {
             let root = Layers::open(&folders, Vec::new())?;
             let layers = observe::layers(folders)?;
             self.catalog.layers().learn((snapshotter, digest), layers);
             let finder = Finder::new(&root, &self.store).remembering(&self.catalog);
-            return look_at_entrypoint(&finder, &image).map(Looked::Done);
+            return look_at_entrypoint(&finder, &image);
         }
         // Such an image may be unpacked only for its first container. Of others that would be a lot to read for nothing.
         if image.facts.says_wasm().is_some() && image.has_files() {
             let root = Layered::read(&stored, &image)?;
-            return look_at_entrypoint(&Finder::new(&root, &self.store), &image).map(Looked::Done);
+            return look_at_entrypoint(&Finder::new(&root, &self.store), &image);
         }
         Ok(Looked::NotUnpacked)
     }
@@ -210,14 +215,14 @@ impl Arrivals {
 }
 
 /// What a pod gets that names no command of its own.
-fn look_at_entrypoint(finder: &Finder<'_, impl RootFs>, image: &Image) -> Result<Vec<Module>, Error> {
+fn look_at_entrypoint(finder: &Finder<'_, impl RootFs>, image: &Image) -> Result<Looked, Error> {
     let Some(program) = image.entrypoint.iter().chain(&image.cmd).next() else {
-        return Ok(Vec::new());
+        return Ok(Looked::Done(Vec::new(), None));
     };
     let search = entrypoint::search(program, &image.env, &image.facts.working_directory);
     Ok(match finder.search(&search)? {
-        (Entrypoint::Module { module, .. }, _) => vec![module],
-        _ => Vec::new(),
+        (Entrypoint::Module { module, .. }, _) => Looked::Done(vec![module], Some(program.clone())),
+        _ => Looked::Done(Vec::new(), None),
     })
 }
 

@@ -149,11 +149,11 @@ impl fmt::Debug for Modules {
 }
 
 impl Modules {
-    fn add(&self, subject: &Subject) {
-        let key = (subject.image.clone(), subject.program.clone());
+    fn add(&self, image: &str, program: &str) {
+        let key = (image.to_owned(), program.to_owned());
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.put(key, ()).is_none() {
-            (self.tell)(&subject.image, &subject.program);
+            (self.tell)(image, program);
         }
     }
 
@@ -227,6 +227,11 @@ impl Observer {
     pub fn remember_module(&self, image: String, program: String) {
         let mut seen = self.modules.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.put((image, program), ());
+    }
+
+    /// Notes, and tells, that the entrypoint of an image was seen to begin as a module.
+    pub fn note_module(&self, image: &str, program: &str) {
+        self.modules.add(image, program);
     }
 
     /// Whether the entrypoint of this image has been seen to begin as a module, even if it could not be looked at to its end.
@@ -509,11 +514,11 @@ impl Look {
         let search = entrypoint::search(&subject.program, &subject.env, working_directory);
         let in_layers = {
             let (catalog, store) = (catalog.clone(), store.clone());
-            let (search, subject) = (search.clone(), subject.clone());
+            let (search, subject, modules) = (search.clone(), subject.clone(), modules.clone());
             move || -> Result<_, Error> {
                 let folders: Vec<_> = layers.iter().map(|layer| &layer.path).collect();
                 let root = Layers::open(&folders, subject.mounts.clone())?;
-                let is_module = || modules.add(&subject);
+                let is_module = || modules.add(&subject.image, &subject.program);
                 let finder = Finder::new(&root, &store)
                     .remembering(&catalog)
                     .telling(&is_module);
@@ -527,6 +532,10 @@ impl Look {
         ) {
             entrypoint =
                 in_artifact(&containerd, store, &catalog, artifact, &search, &subject.program).await?;
+        }
+        // However it was found. A module that was known since its image arrived was not looked into again.
+        if let Entrypoint::Module { .. } = &entrypoint {
+            modules.add(&subject.image, &subject.program);
         }
         let in_volume_of = entered_volume.then_some(subject.container_id);
         Ok(Arc::new(Observation {
@@ -703,6 +712,10 @@ impl<'a, R: RootFs> Finder<'a, R> {
         }
         let looked = module::kind(&file, size).map_err(failed)?;
         Ok(match looked {
+            // What is too large is not copied only to find that out: in a volume it would be for each try.
+            Kind::CoreModule(_) if size > self.store.limit() => unusable(Defect::TooLarge {
+                limit: self.store.limit(),
+            }),
             Kind::CoreModule(_) => {
                 (self.is_module)();
                 match kept(self.store.keep(file))? {

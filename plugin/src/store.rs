@@ -98,6 +98,11 @@ impl Store {
         Self { cache, limit }
     }
 
+    /// How large a module may be, in bytes.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Copies bytes while hashing them, looks at the copy, and keeps it if it is a core module.
     pub fn keep(&self, mut source: impl Read) -> Result<Kept, Error> {
         let incoming = self.cache.files().incoming();

@@ -136,17 +136,23 @@ impl Desk {
             policy: policy.clone(),
             recorder: recorder.clone(),
         };
-        let arrivals = Arrivals {
-            catalog: catalog.clone(),
-            compiler: compiler.clone(),
-            containerd: containerd.clone(),
-            store: store.clone(),
-        };
         let tell = tell_of_modules(outbox.clone());
-        let observer = Arc::new(Observer::new(containerd.clone(), store, catalog, tell));
+        let observer = Arc::new(Observer::new(
+            containerd.clone(),
+            store.clone(),
+            catalog.clone(),
+            tell,
+        ));
         for known in start.known {
             observer.remember_module(known.image, known.program);
         }
+        let arrivals = Arrivals {
+            catalog,
+            compiler: compiler.clone(),
+            containerd: containerd.clone(),
+            observer: observer.clone(),
+            store,
+        };
         let plugin = Podwasm::new(observer, bundle, compiler.clone(), policy.clone(), recorder);
         tokio::spawn(compiler.work());
         tokio::spawn(tender.tend());
