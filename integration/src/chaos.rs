@@ -5,7 +5,7 @@
 use crate::cri::PodHandle;
 use crate::guests::guest;
 use crate::image::Image;
-use crate::node::Node;
+use crate::node::{Node, PLUGIN_HTTP};
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result, ensure};
 use futures_util::{StreamExt as _, stream};
@@ -34,8 +34,10 @@ pub struct Tally {
     pub native: usize,
     /// Wasm ones that were created for the engine.
     pub wasm: usize,
-    /// Wasm ones that nobody adjusted, by their ids.
+    /// Wasm ones that nobody adjusted although the plugin was connected all the time, by their ids.
     pub unadjusted: Vec<String>,
+    /// Wasm ones that nobody adjusted while the plugin was not connected, by their ids.
+    pub meanwhile: Vec<String>,
     /// Native ones that were changed.
     pub changed: usize,
     /// Errors of podwasm's own over native containers.
@@ -64,11 +66,12 @@ impl fmt::Display for Tally {
         };
         write!(
             f,
-            "{} native, {} Wasm, {} unadjusted, {} native changed, {} native failed, {} Wasm refused and tried again, {} attempts while the runtime was away; \
+            "{} native, {} Wasm, {} unadjusted, {} while not connected, {} native changed, {} native failed, {} Wasm refused and tried again, {} attempts while the runtime was away; \
              median {:.1} ms, p99 {:.1} ms",
             self.native,
             self.wasm,
             self.unadjusted.len(),
+            self.meanwhile.len(),
             self.changed,
             self.failed.len(),
             self.refused.len(),
@@ -84,6 +87,7 @@ impl Tally {
         self.native += other.native;
         self.wasm += other.wasm;
         self.unadjusted.extend(other.unadjusted);
+        self.meanwhile.extend(other.meanwhile);
         self.changed += other.changed;
         self.failed.extend(other.failed);
         self.refused.extend(other.refused);
@@ -105,7 +109,7 @@ impl Tally {
     /// with a reason before.
     pub fn check_under_faults(&self, wanted: usize) -> Result<()> {
         ensure!(
-            self.native + self.wasm == wanted
+            self.native + self.wasm + self.meanwhile.len() == wanted
                 && self.unadjusted.is_empty()
                 && self.changed == 0
                 && self.failed.is_empty(),
@@ -114,6 +118,26 @@ impl Tally {
         );
         Ok(())
     }
+}
+
+/// Which of its connections with NRI the plugin has at this moment; none while it has none. A container was created under the plugin's
+/// eyes if this was the same before and after.
+pub async fn connection(node: &Node) -> Option<String> {
+    let text = node
+        .http(PLUGIN_HTTP.parse().ok()?, "/metrics")
+        .await
+        .ok()?
+        .text();
+    let value = |name: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
+    };
+    let connected = value("podwasm_nri_connected")? > 0.5;
+    let (process, number) = (
+        value("process_start_time_seconds")?,
+        value("podwasm_nri_connections_total")?,
+    );
+    connected.then(|| format!("connection {number} of process {process}"))
 }
 
 impl<'a> Field<'a> {
@@ -182,9 +206,10 @@ impl<'a> Field<'a> {
         let refused = Mutex::new(Vec::new());
         let tally = until("a container is created", PATIENCE, async || {
             let attempt = attempts.fetch_add(1, Ordering::SeqCst);
-            let start = Instant::now();
             let name = format!("c{number}-{attempt}");
             let container = pod.container(&name).image(image).without_pull();
+            let before = connection(self.node).await;
+            let start = Instant::now();
             let mut tally = Tally::default();
             let container = match container.create().await {
                 Ok(container) => container,
@@ -202,6 +227,7 @@ impl<'a> Field<'a> {
                 }
             };
             let took = start.elapsed();
+            let was_connected = before.is_some() && before == connection(self.node).await;
             let look = async || Ok(container.info().await.ok());
             let info = until("a container can be looked at", PATIENCE, look).await?;
             let spec = info["runtimeSpec"].to_string();
@@ -210,13 +236,14 @@ impl<'a> Field<'a> {
                 (false, false) => tally.native = 1,
                 (true, true) => tally.wasm = 1,
                 (false, true) => tally.changed = 1,
-                (true, false) => tally.unadjusted.push(container.id().to_owned()),
+                (true, false) if was_connected => tally.unadjusted.push(container.id().to_owned()),
+                (true, false) => tally.meanwhile.push(container.id().to_owned()),
             }
             if attempt == 0 {
                 tally.milliseconds.push(took.as_secs_f64() * 1e3);
             }
             tally.away = attempt;
-            if tally.unadjusted.is_empty() {
+            if tally.unadjusted.is_empty() && tally.meanwhile.is_empty() {
                 let remove = async || Ok(container.remove().await.ok());
                 until("a container is removed", PATIENCE, remove).await?;
             }

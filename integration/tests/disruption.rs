@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use podwasm_integration::node::{PLUGIN_HTTP, Podwasm, Signal};
+use podwasm_integration::chaos::connection;
+use podwasm_integration::node::{Podwasm, Signal};
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::until;
 
@@ -21,25 +22,6 @@ async fn push_exit_42(node: &Node) -> Result<String> {
         .program("/app.wasm", module)
         .entrypoint(["/app.wasm", "exit", "42"]);
     node.push("exit-42", &image).await
-}
-
-/// Which of its connections with NRI the plugin has at this moment; none while it has none.
-async fn connection(node: &Node) -> Option<String> {
-    let text = node
-        .http(PLUGIN_HTTP.parse().ok()?, "/metrics")
-        .await
-        .ok()?
-        .text();
-    let value = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
-    };
-    let connected = value("podwasm_nri_connected")? > 0.5;
-    let (process, number) = (
-        value("process_start_time_seconds")?,
-        value("podwasm_nri_connections_total")?,
-    );
-    connected.then(|| format!("connection {number} of process {process}"))
 }
 
 /// Counts creations, so that disruptions come in their midst whatever the machine's pace.

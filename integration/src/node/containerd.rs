@@ -26,6 +26,11 @@ impl Node {
         self.start_containerd().await
     }
 
+    /// Sends containerd a signal that does not end it.
+    pub async fn signal_containerd(&self, signal: Signal) -> Result<()> {
+        self.owned()?.containerd.lock().await.signal(signal)
+    }
+
     /// Sends containerd a signal and waits until it is gone. Pods go on running.
     pub async fn kill_containerd(&self, signal: Signal) -> Result<()> {
         let containerd = self.owned()?.containerd.lock().await;

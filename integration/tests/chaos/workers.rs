@@ -1,35 +1,20 @@
-//! Faults on purpose, each a test by itself. `make chaos` runs them, and repeats them.
+//! Workers are killed while containers are created, and containers are created by the dozen.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use crate::{AT_ONCE, asked, kills, with_log};
+use anyhow::{Result, ensure};
 use podwasm_integration::chaos::Field;
-use podwasm_integration::node::{Podwasm, Signal};
+use podwasm_integration::node::Signal;
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::{PATIENCE, until};
-use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Rows of creations side by side. containerd lets one at a time see the plugins.
-const AT_ONCE: usize = 4;
-/// How often something is killed in a test. `CHAOS_KILLS` says otherwise.
-const KILLS: usize = 12;
 
 /// How many containers are created where nothing goes wrong, in how many rows. `CHAOS_CREATES` says otherwise.
 const CREATES: usize = 64;
 const ROWS: usize = 16;
-
-fn kills() -> usize {
-    asked("CHAOS_KILLS").unwrap_or(KILLS)
-}
-
-fn asked(variable: &str) -> Option<usize> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
-/// The node's own plugin, for its log, should the test fail.
-async fn with_log<T>(plugin: &Podwasm, work: impl Future<Output = Result<T>>) -> Result<T> {
-    work.await.with_context(|| plugin.process().log_tail())
-}
+/// How many are asked for at the same moment. `CHAOS_AT_ONCE` says otherwise.
+const BURST: usize = 100;
 
 /// Workers are killed in the midst of creations, as soon as the next one is at work.
 async fn killed_workers_fail_no_container(flavor: Flavor) -> Result<()> {
@@ -102,32 +87,20 @@ async fn many_containers_come_out_as_they_should(flavor: Flavor) -> Result<()> {
     node.stop().await
 }
 
-/// Containers that are created while no plugin is there are found, and told, by the one that comes.
-async fn what_was_created_while_nobody_listened_is_found(flavor: Flavor) -> Result<()> {
+/// As many at the same moment as a node may have: containerd lets them see the plugins one by one.
+async fn all_that_is_created_at_once_comes_out_as_it_should(flavor: Flavor) -> Result<()> {
+    let burst = asked("CHAOS_AT_ONCE").unwrap_or(BURST);
     let node = Node::start(flavor, Runtime::Runc).await?;
-    let field = Field::open(&node).await?;
-    let tally = field.create(1, |number| number >= 4).await?;
-    ensure!(tally.unadjusted.len() == 2 && tally.native == 2, "{tally}");
     let plugin = node.start_podwasm().await?;
-    until("they are counted", PATIENCE, async || {
-        let found = node.podwasm_metric("podwasm_unadjusted_containers").await?;
-        Ok((found > 1.5).then_some(()))
-    })
-    .await
-    .with_context(|| plugin.process().log_tail())?;
-    let log = std::fs::read_to_string(plugin.process().log())?;
-    for id in &tally.unadjusted {
-        ensure!(
-            log.lines()
-                .any(|line| line.contains("created without podwasm") && line.contains(id.as_str())),
-            "{id} is not told of"
-        );
-    }
+    let field = Field::open(&node).await?;
+    let tally = with_log(&plugin, field.create(burst, |number| number >= burst)).await?;
+    println!("{flavor:?}: {burst} at once: {tally}");
+    with_log(&plugin, async { tally.check(burst) }).await?;
     node.stop().await
 }
 
 on_both! {
-    what_was_created_while_nobody_listened_is_found
+    all_that_is_created_at_once_comes_out_as_it_should
     a_worker_that_crashes_in_a_loop_fails_no_container
     killed_workers_fail_no_container
     many_containers_come_out_as_they_should
