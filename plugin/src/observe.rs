@@ -399,12 +399,21 @@ impl Observer {
 
 /// Whether this crun runs modules, and if not, why. The program is the node's own, named in containerd's configuration.
 pub async fn ask_crun(program: &str) -> Result<(), String> {
+    // With a state folder that is there: it would make its own, which this process may not.
     let output = tokio::process::Command::new(program)
-        .arg("--version")
+        .args(["--root", "/", "--version"])
         .kill_on_drop(true)
         .output()
         .await;
     let output = output.map_err(|error| format!("{program} cannot be asked: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!(
+            "{program} cannot be asked: {}: {}",
+            output.status,
+            said.trim()
+        ));
+    }
     let features = String::from_utf8_lossy(&output.stdout).into_owned();
     if features.contains("+WASM:wasmedge") {
         return Ok(());

@@ -111,7 +111,7 @@ impl Files {
         for name in ["", "modules", "compiled", "compiling", "incoming"] {
             let folder = files.state.join(name);
             DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-            fs::set_permissions(&folder, Permissions::from_mode(0o700))?;
+            take(&folder)?;
         }
         Ok(files)
     }
@@ -448,6 +448,15 @@ fn remove(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Makes a folder this user's own, whoever had it, and closes it to others.
+fn take(folder: &Path) -> io::Result<()> {
+    let user = rustix::process::geteuid().as_raw();
+    if fs::metadata(folder)?.uid() != user {
+        std::os::unix::fs::chown(folder, Some(user), None)?;
+    }
+    fs::set_permissions(folder, Permissions::from_mode(0o700))
 }
 
 /// A folder that is gone has no entries, nor has what is none.
