@@ -160,8 +160,13 @@ async fn what_nobody_adjusted_is_judged_by_its_image() -> Result<()> {
         .start_podwasm_as(|command| _ = command.args(["--validate", "--nri-socket", "/run/fake-nri.sock"]));
     let (plugin, podwasm) = tokio::join!(runtime.admit(Vec::new(), Vec::new()), start);
     let (plugin, _podwasm) = (plugin?, podwasm?);
-    let said = unadjusted(&plugin, &pod, &image, MODULE, None).await?;
-    let said = said.context("it was accepted")?;
+    // This container has no snapshot, so it can be judged once its image has been looked at.
+    let said = until("the image is known", PATIENCE, async || {
+        let said = unadjusted(&plugin, &pod, &image, MODULE, None).await?;
+        let said = said.context("it was accepted")?;
+        Ok((!said.contains("snapshot c1 does not exist")).then_some(said))
+    })
+    .await?;
     ensure!(
         said.contains("it would start without podwasm, though /app.wasm is a WebAssembly module"),
         "{said}"
