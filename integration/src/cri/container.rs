@@ -262,7 +262,9 @@ fn open_in_containerd(node: &Node, file: &Metadata) -> Result<bool> {
 /// Whether nobody answered.
 fn is_unavailable(error: &anyhow::Error) -> bool {
     let status = error.downcast_ref::<tonic::Status>();
-    status.is_some_and(|status| status.code() == tonic::Code::Unavailable)
+    // It takes connections before it takes calls.
+    let comes_up = |status: &tonic::Status| status.message().contains("server is not initialized yet");
+    status.is_some_and(|status| status.code() == tonic::Code::Unavailable || comes_up(status))
 }
 
 /// What a program run in a container did.
