@@ -2,23 +2,21 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::IsTerminal as _;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
 use nri::{Identity, Preinstalled, Runner};
+use podwasm_daemon::logging::{WorkerGuard, start_logging};
 use podwasm_daemon::privileges::{daemons, keep_only};
-use tokio::signal::unix::{SignalKind, signal};
+use podwasm_daemon::signals::told_to_end;
 use tracing::{debug, info};
-use tracing_appender::non_blocking::WorkerGuard;
-use tracing_subscriber::EnvFilter;
 
 use crate::adjust::Bundle;
 use crate::admin::Admin;
 use crate::cache::files::Files;
-use crate::flags::{LogFormat, Run};
+use crate::flags::Run;
 use crate::front::Front;
 use crate::front::workers::{Supervisor, Workers};
 use crate::install;
@@ -106,24 +104,6 @@ fn worker_arguments(identity: &Identity, bundle: &Bundle) -> Vec<OsString> {
         .collect()
 }
 
-/// Log lines go to standard error, each written at once, so that those of several processes do not mix. A thread of its own writes them:
-/// whoever reads there, containerd as a rule, may be slow, and must not hold up an answer to containerd. What is still to be written
-/// when the guard is dropped is written then; above 128,000 lines that wait, further ones are lost.
-pub fn start_logging(format: LogFormat) -> WorkerGuard {
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(writer)
-        .with_target(false);
-    match format {
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
-        LogFormat::Text => subscriber.init(),
-    }
-    guard
-}
-
 /// A bundle that is not whole is found now, and not by the first container.
 pub fn find_bundle(flags: &Run) -> anyhow::Result<Bundle> {
     let folder = &flags.engine;
@@ -153,16 +133,4 @@ pub fn engine_version(bundle: &Path) -> anyhow::Result<String> {
 pub fn missing_part(bundle: &Path) -> Option<PathBuf> {
     let parts = ["engine", "launch", "lib", "module", "VERSION"].map(|part| bundle.join(part));
     parts.into_iter().find(|part| !part.exists())
-}
-
-/// Waits for SIGTERM or SIGINT.
-pub fn told_to_end() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use podwasm_daemon::logging::LogFormat;
 
 use crate::compiled::Tier;
 use crate::image_command;
@@ -398,16 +399,6 @@ pub struct Run {
     /// How to write log lines. `RUST_LOG` says which: info by default, debug shows every container.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    #[default]
-    Text,
 }
 
 #[cfg(test)]

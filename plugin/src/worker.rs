@@ -17,6 +17,7 @@ use std::thread::Builder;
 use anyhow::{Context as _, ensure};
 use futures_util::FutureExt as _;
 use nri::api::SynchronizeRequest;
+use podwasm_daemon::logging::start_logging;
 use prost::Message as _;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,7 +51,7 @@ const SURVEY: &str = "Synchronize";
 
 /// Works until the front has no more to be done.
 pub async fn run(flags: Run) -> anyhow::Result<()> {
-    let _written = daemon::start_logging(flags.log_format);
+    let _written = start_logging(flags.log_format);
     let front = connect()?;
     let (mut inbox, outbox) = socket::open(front).context("cannot use the socket to the front")?;
     leave_the_end_to_the_front()?;

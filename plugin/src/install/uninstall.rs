@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::get;
+use podwasm_daemon::signals::told_to_end;
 use rustix::fs::{FlockOperation, flock};
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
@@ -84,7 +85,7 @@ async fn remove_and_say(flags: &Uninstall) -> Result<(), Error> {
         .map_err(|error| Error::Listen(address, error))?;
     let done = Router::new().route("/readyz", get(async || "done\n"));
     let ended = tokio::spawn(async { axum::serve(listener, done).await });
-    let terminated = crate::daemon::told_to_end().map_err(|error| Error::Listen(address, error))?;
+    let terminated = told_to_end().map_err(|error| Error::Listen(address, error))?;
     terminated.await;
     ended.abort();
     Ok(())

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser};
+use podwasm_daemon::logging::LogFormat;
 use podwasm_metrics_exporter::counts::Exclusion;
-use podwasm_metrics_exporter::daemon::LogFormat;
 use podwasm_metrics_exporter::exclude::{self, Rules};
 use podwasm_metrics_exporter::filter::Choice;
 

@@ -12,7 +12,9 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use nri::{Identity, Preinstalled, Runner};
 use podwasm_daemon::listener::Limited;
+use podwasm_daemon::logging::start_logging;
 use podwasm_daemon::privileges::{daemons, keep_only};
+use podwasm_daemon::signals::told_to_end;
 use podwasm_metrics_exporter::capture::{Capture, Means};
 use podwasm_metrics_exporter::counts::Table;
 use podwasm_metrics_exporter::daemon;
@@ -35,13 +37,13 @@ fn main() -> anyhow::Result<()> {
     let means = Means::get(flags.filter);
     // What threads there are from here on have no more, the one that writes log lines included.
     let kept = keep_only(&daemons::exporter()).context("cannot drop privileges")?;
-    let _written = daemon::start_logging(flags.log_format);
+    let _written = start_logging(flags.log_format);
     kept.say();
     daemon::run(run(flags, means))
 }
 
 async fn run(flags: Flags, means: Means) -> anyhow::Result<()> {
-    let told_to_end = daemon::told_to_end()?;
+    let told_to_end = told_to_end()?;
     let node = match &flags.node_name {
         Some(name) => name.clone(),
         None => daemon::hostname().context("cannot read the host name")?,

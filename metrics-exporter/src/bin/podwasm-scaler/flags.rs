@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use podwasm_metrics_exporter::daemon::LogFormat;
+use podwasm_daemon::logging::LogFormat;
 use podwasm_metrics_exporter::scaler::fleet::{Partial, Patience};
 use podwasm_metrics_exporter::scaler::tls::Files;
 

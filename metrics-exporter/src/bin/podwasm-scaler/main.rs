@@ -11,7 +11,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Parser as _;
 use podwasm_daemon::listener::Limited;
+use podwasm_daemon::logging::start_logging;
 use podwasm_daemon::privileges::{daemons, keep_only};
+use podwasm_daemon::signals::told_to_end;
 use podwasm_metrics_exporter::daemon;
 use podwasm_metrics_exporter::scaler::cluster::Cluster;
 use podwasm_metrics_exporter::scaler::exporters;
@@ -37,13 +39,13 @@ fn main() -> anyhow::Result<()> {
     let flags = Flags::parse();
     // What threads there are from here on have no more, the one that writes log lines included.
     let kept = keep_only(&daemons::scaler()).context("cannot drop privileges")?;
-    let _written = daemon::start_logging(flags.log_format);
+    let _written = start_logging(flags.log_format);
     kept.say();
     daemon::run(run(flags))
 }
 
 async fn run(flags: Flags) -> anyhow::Result<()> {
-    let told_to_end = daemon::told_to_end()?;
+    let told_to_end = told_to_end()?;
     info!(version = env!("CARGO_PKG_VERSION"), exporters = ?flags.exporters, "podwasm-scaler");
 
     let cluster = Arc::new(Cluster::new(flags.patience()));
