@@ -3,8 +3,7 @@
 //! Containers are created and removed without being started: whether one was adjusted is decided when it is created.
 
 use crate::cri::PodHandle;
-use crate::guests::guest;
-use crate::image::Image;
+use crate::guests::exits_with_42;
 use crate::node::{Node, PLUGIN_HTTP};
 use crate::wait::{PATIENCE, until};
 use anyhow::{Context as _, Result, ensure};
@@ -143,14 +142,8 @@ pub async fn connection(node: &Node) -> Option<String> {
 impl<'a> Field<'a> {
     /// Pushes and pulls the images and starts the pods.
     pub async fn open(node: &'a Node) -> Result<Self> {
-        let named = Image::linux()
-            .program("/app.wasm", guest("guest.wasm"))
-            .entrypoint(["/app.wasm", "exit", "42"]);
-        let plain = Image::linux()
-            .program("/app", guest("guest.wasm"))
-            .entrypoint(["/app", "exit", "42"]);
-        let named = node.push("chaos-named", &named).await?;
-        let plain = node.push("chaos-plain", &plain).await?;
+        let named = node.push("chaos-named", &exits_with_42("/app.wasm")).await?;
+        let plain = node.push("chaos-plain", &exits_with_42("/app")).await?;
         let images = vec![
             (node.busybox().to_owned(), false),
             (named, true),

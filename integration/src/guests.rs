@@ -29,6 +29,13 @@ pub fn guest_image(name: &str) -> Image {
         .entrypoint([&path])
 }
 
+/// An image for Linux that holds a guest and nothing else, at this path, which ends with 42: one that was not routed is told by its exit code.
+pub fn exits_with_42(path: &str) -> Image {
+    Image::linux()
+        .program(path, guest("guest.wasm"))
+        .entrypoint([path, "exit", "42"])
+}
+
 /// The proposals beyond version 2.0 of WebAssembly that modules may be allowed to use.
 pub const PROPOSALS: [&str; 8] = [
     "exception-handling",

@@ -34,7 +34,7 @@ pub mod wait;
 /// What nearly every test uses.
 pub mod prelude {
     pub use crate::cri::{ContainerHandle, PodHandle};
-    pub use crate::guests::{guest, guest_image, program};
+    pub use crate::guests::{exits_with_42, guest, guest_image, program};
     pub use crate::image::{Artifact, COMPONENT_LAYER, Content, Image, Index, Layer, WASM_CONFIG};
     pub use crate::node::{Flavor, Node, Runtime};
     pub use crate::{on_all_nodes, on_both, on_each, on_nodes};

@@ -14,16 +14,6 @@ const DISRUPTIONS: usize = 3;
 const CREATIONS_BETWEEN: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A Wasm container that exits with 42, so that one that was not routed is told by its exit code.
-async fn push_exit_42(node: &Node) -> Result<String> {
-    let module = std::fs::read(podwasm_integration::node::target().join("guests/guest.wasm"))
-        .context("run `make guests`")?;
-    let image = Image::linux()
-        .program("/app.wasm", module)
-        .entrypoint(["/app.wasm", "exit", "42"]);
-    node.push("exit-42", &image).await
-}
-
 /// Counts creations, so that disruptions come in their midst whatever the machine's pace.
 #[derive(Default)]
 struct Progress {
@@ -101,7 +91,7 @@ async fn create_one(node: &Node, image: &str) -> Result<(Option<String>, i32, Op
 async fn restarting_containerd_loses_nothing(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
     let plugin = node.start_podwasm().await?;
-    let image = push_exit_42(&node).await?;
+    let image = node.push("exit-42", &exits_with_42("/app.wasm")).await?;
     let progress = Progress::default();
     let disrupt = async {
         for _ in 0..=DISRUPTIONS {
@@ -126,7 +116,7 @@ async fn restarting_containerd_loses_nothing(flavor: Flavor) -> Result<()> {
 
 async fn killing_the_plugin_loses_nothing(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
-    let image = push_exit_42(&node).await?;
+    let image = node.push("exit-42", &exits_with_42("/app.wasm")).await?;
     let mut plugin = node.start_podwasm().await?;
     let progress = Progress::default();
     let disrupt = async {
@@ -153,7 +143,7 @@ async fn killing_the_plugin_loses_nothing(flavor: Flavor) -> Result<()> {
 
 async fn two_instances_agree(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
-    let image = push_exit_42(&node).await?;
+    let image = node.push("exit-42", &exits_with_42("/app.wasm")).await?;
     let first = node.start_podwasm_with(["--log-format", "json"]).await?;
     let _second = node
         .start_podwasm_with([
@@ -175,13 +165,7 @@ async fn two_instances_agree(flavor: Flavor) -> Result<()> {
         let container = pod.container(name).image(&image).start().await?;
         assert_eq!(container.wait_exit().await?, 42);
     }
-    let native = pod
-        .container("native")
-        .image(node.busybox())
-        .shell("exit 3")
-        .start()
-        .await?;
-    assert_eq!(native.wait_exit().await?, 3);
+    pod.runs_native().await?;
     let routed = std::fs::read_to_string(first.process().log())?
         .matches("\"message\":\"routed\"")
         .count();

@@ -19,10 +19,7 @@ const REQUIRED: &str = "required-plugins.noderesource.dev/pod";
 const VALIDATIONS: &str = "podwasm_validations_total{verdict=";
 
 async fn push_exit_42(node: &Node) -> Result<String> {
-    let image = Image::linux()
-        .program(MODULE, guest("guest.wasm"))
-        .entrypoint([MODULE, "exit", "42"]);
-    let reference = node.push("exit-42", &image).await?;
+    let reference = node.push("exit-42", &exits_with_42(MODULE)).await?;
     for image in [reference.as_str(), node.busybox()] {
         node.cri().ensure_image(image).await?;
     }

@@ -3,7 +3,7 @@
 use super::{Logs, PodHandle, proto, spec};
 use crate::node::Node;
 use crate::wait::{PATIENCE, until};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use proto::ContainerState;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;
@@ -304,6 +304,18 @@ impl ContainerHandle<'_> {
             .start_container(request)
             .await
             .with_context(|| format!("start {}", self.name))?;
+        Ok(())
+    }
+
+    /// Waits for its end, which has to be with this exit code.
+    pub async fn ends_with(&self, expected: i32) -> Result<()> {
+        let code = self.wait_exit().await?;
+        ensure!(
+            code == expected,
+            "{} ended with {code} instead of {expected}: {:?}",
+            self.name,
+            self.logs()
+        );
         Ok(())
     }
 

@@ -211,6 +211,15 @@ impl<'a> PodHandle<'a> {
         ContainerBuilder::new(self.clone(), name)
     }
 
+    /// Runs a native container to its end, which has to be its own.
+    pub async fn runs_native(&self) -> Result<()> {
+        let native = self
+            .container("native")
+            .image(self.node.busybox())
+            .shell("exit 3");
+        native.start().await?.ends_with(3).await
+    }
+
     /// What containerd says of it.
     pub async fn status(&self) -> Result<proto::PodSandboxStatus> {
         let request = proto::PodSandboxStatusRequest {

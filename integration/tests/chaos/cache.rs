@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::{both_kinds_run, ends_with, exits_with_42, script, with_log};
+use crate::{both_kinds_run, script, with_log};
 use anyhow::{Context as _, Result, ensure};
 use podwasm_integration::node::Signal;
 use podwasm_integration::prelude::*;
@@ -19,7 +19,7 @@ async fn on_a_read_only_disk_containers_go_on(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
     script(&node, &format!("mkdir -p {STATE}; mount -t tmpfs disk {STATE}")).await?;
     let plugin = node.start_podwasm().await?;
-    let known = node.push("known", &exits_with_42()).await?;
+    let known = node.push("known", &exits_with_42("/app.wasm")).await?;
     with_log(&plugin, both_kinds_run(&node, &known)).await?;
     // What is being written is written first.
     until("the disk is read-only", PATIENCE, async || {
@@ -32,7 +32,7 @@ async fn on_a_read_only_disk_containers_go_on(flavor: Flavor) -> Result<()> {
     let new = node.push("new", &guest_image("hello")).await?;
     let pod = node.pod("new").run().await?;
     match pod.container("new").image(&new).start().await {
-        Ok(container) => ends_with(&container, 0).await?,
+        Ok(container) => container.ends_with(0).await?,
         Err(error) => {
             let error = format!("{error:#}");
             println!("{flavor:?}: a new module on a read-only disk: {error}");
@@ -47,7 +47,7 @@ async fn on_a_read_only_disk_containers_go_on(flavor: Flavor) -> Result<()> {
         Ok(pod.container("later").image(&new).start().await.ok())
     })
     .await?;
-    ends_with(&container, 0).await?;
+    container.ends_with(0).await?;
     node.stop().await
 }
 
@@ -73,7 +73,7 @@ async fn a_hostile_cache_leads_nowhere(flavor: Flavor) -> Result<()> {
     .await?;
 
     let plugin = node.start_podwasm().await?;
-    let image = node.push("trapped", &exits_with_42()).await?;
+    let image = node.push("trapped", &exits_with_42("/app.wasm")).await?;
     let ran = until("a module is run in spite of all", PATIENCE, async || {
         Ok(both_kinds_run(&node, &image).await.ok())
     });
@@ -120,7 +120,7 @@ fn lay_traps(state: &Path, digest: &str) -> Result<()> {
 /// podwasm measures, it measures by a clock that does not jump.
 async fn files_of_another_time_are_used_and_evicted(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
-    let image = node.push("times", &exits_with_42()).await?;
+    let image = node.push("times", &exits_with_42("/app.wasm")).await?;
     fs::write(node.path("/tmp/policy.yaml"), "cache_size: 1\n")?;
     let future = SystemTime::now() + Duration::from_secs(50 * 365 * 86_400);
     for time in [SystemTime::now(), future, SystemTime::UNIX_EPOCH] {

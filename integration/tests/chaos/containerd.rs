@@ -1,9 +1,10 @@
 //! containerd ends, comes back, and stalls while containers are created.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::{AT_ONCE, asked, both_kinds_run, exits_with_42, kills, log, script, with_log};
+use crate::{
+    AT_ONCE, asked, both_kinds_run, check_under_faults, created_while, kills, log, script, with_log,
+};
 use anyhow::{Context as _, Result, ensure};
 use podwasm_integration::chaos::Field;
 use podwasm_integration::node::{Podwasm, Signal};
@@ -42,7 +43,6 @@ async fn restarts_of_containerd_fail_no_container(flavor: Flavor) -> Result<()> 
     let node = Node::start(flavor, Runtime::Runc).await?;
     let plugin = node.start_podwasm().await?;
     let field = Field::open(&node).await?;
-    let is_over = AtomicBool::new(false);
     let disrupt = async {
         for restart in 0..restarts {
             field.wait_for(3).await?;
@@ -52,11 +52,9 @@ async fn restarts_of_containerd_fail_no_container(flavor: Flavor) -> Result<()> 
         }
         node.wait_podwasm_ready(&plugin).await?;
         field.wait_for(2 * AT_ONCE).await?;
-        is_over.store(true, Ordering::SeqCst);
-        anyhow::Ok(())
+        Ok(())
     };
-    let create = field.create(AT_ONCE, |_| is_over.load(Ordering::SeqCst));
-    let (tally, ()) = with_log(&plugin, async { tokio::try_join!(create, disrupt) }).await?;
+    let tally = Box::pin(created_while(&plugin, &field, disrupt)).await?;
     println!("{flavor:?}: {restarts} restarts of containerd: {tally}");
     with_log(&plugin, async {
         tally.check(tally.native + tally.wasm + tally.meanwhile.len())?;
@@ -72,22 +70,16 @@ async fn a_containerd_that_stalls_fails_no_container(flavor: Flavor) -> Result<(
     let node = Node::start(flavor, Runtime::Runc).await?;
     let plugin = node.start_podwasm().await?;
     let field = Field::open(&node).await?;
-    let is_over = AtomicBool::new(false);
     let disrupt = async {
         for _ in 0..kills() {
             field.wait_for(2).await?;
             stall(&node, STALL).await?;
         }
-        is_over.store(true, Ordering::SeqCst);
-        anyhow::Ok(())
+        Ok(())
     };
-    let create = field.create(AT_ONCE, |_| is_over.load(Ordering::SeqCst));
-    let (tally, ()) = with_log(&plugin, async { tokio::try_join!(create, disrupt) }).await?;
+    let tally = created_while(&plugin, &field, disrupt).await?;
     println!("{flavor:?}: {} stalls: {tally}", kills());
-    with_log(&plugin, async {
-        tally.check_under_faults(tally.native + tally.wasm)
-    })
-    .await?;
+    check_under_faults(&plugin, &tally).await?;
     node.stop().await
 }
 
@@ -97,18 +89,15 @@ async fn what_a_long_stall_lets_through_is_found(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
     let plugin = node.start_podwasm().await?;
     let field = Field::open(&node).await?;
-    let is_over = AtomicBool::new(false);
     let disrupt = async {
         for _ in 0..2 {
             field.wait_for(2).await?;
             stall(&node, LONG_STALL).await?;
         }
         field.wait_for(2 * AT_ONCE).await?;
-        is_over.store(true, Ordering::SeqCst);
-        anyhow::Ok(())
+        Ok(())
     };
-    let create = field.create(AT_ONCE, |_| is_over.load(Ordering::SeqCst));
-    let (tally, ()) = with_log(&plugin, async { tokio::try_join!(create, disrupt) }).await?;
+    let tally = created_while(&plugin, &field, disrupt).await?;
     println!("{flavor:?}: long stalls: {tally}");
     with_log(&plugin, async {
         ensure!(tally.failed.is_empty() && tally.changed == 0, "{tally}");
@@ -128,7 +117,7 @@ async fn stall(node: &Node, duration: Duration) -> Result<()> {
 async fn a_node_that_starts_again_goes_on(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
     let plugin = node.start_podwasm().await?;
-    let image = node.push("again", &exits_with_42()).await?;
+    let image = node.push("again", &exits_with_42("/app.wasm")).await?;
     both_kinds_run(&node, &image).await?;
     let pod = node.pod("before").run().await?;
     let container = pod

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::Write as _;
 
-use crate::{AT_ONCE, asked, ends_with, exits_with_42, kills, with_log};
+use crate::{AT_ONCE, asked, kills, with_log};
 use anyhow::{Context as _, Result, ensure};
 use podwasm_integration::chaos::Field;
 use podwasm_integration::prelude::*;
@@ -20,7 +20,7 @@ async fn an_image_that_is_deleted_meanwhile_starts_nothing_unadjusted(flavor: Fl
     let pod = node.pod("vanishing").run().await?;
     let (mut created, mut refused, mut not_found) = (0, 0, 0);
     for round in 0..kills() {
-        let image = exits_with_42().env("ROUND", &round.to_string());
+        let image = exits_with_42("/app.wasm").env("ROUND", &round.to_string());
         let image = node.push("vanishing", &image).await?;
         node.cri().pull(&image).await?;
         let name = format!("c{round}");
@@ -42,9 +42,12 @@ async fn an_image_that_is_deleted_meanwhile_starts_nothing_unadjusted(flavor: Fl
         }
     }
     println!("{flavor:?}: {created} created, {refused} refused by podwasm, {not_found} by containerd");
-    let image = node.push("stays", &exits_with_42()).await?;
+    let image = node.push("stays", &exits_with_42("/app.wasm")).await?;
     let container = pod.container("after").image(&image).start();
-    ends_with(&with_log(&plugin, Box::pin(container)).await?, 42).await?;
+    with_log(&plugin, Box::pin(container))
+        .await?
+        .ends_with(42)
+        .await?;
     node.stop().await
 }
 
@@ -111,7 +114,7 @@ async fn a_layer_of_many_files_is_looked_through_in_time(flavor: Flavor) -> Resu
     pulled.await.context("pull the layer")?;
     let pod = node.pod("many").run().await?;
     let container = with_log(&plugin, Box::pin(pod.container("c").image(&image).start())).await?;
-    ends_with(&container, 42).await?;
+    container.ends_with(42).await?;
     let slow = node
         .podwasm_metric("podwasm_create_seconds_bucket{le=\"+Inf\"}")
         .await?

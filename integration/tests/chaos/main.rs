@@ -8,7 +8,10 @@ mod install;
 mod plugins;
 mod workers;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Context as _, Result, ensure};
+use podwasm_integration::chaos::{Field, Tally};
 use podwasm_integration::node::{Podwasm, Process};
 use podwasm_integration::prelude::*;
 
@@ -36,33 +39,38 @@ fn log(process: &Process) -> Result<String> {
     Ok(std::fs::read_to_string(process.log())?)
 }
 
-/// An image of a module, which ends with 42.
-fn exits_with_42() -> Image {
-    Image::linux()
-        .program("/app.wasm", guest("guest.wasm"))
-        .entrypoint(["/app.wasm", "exit", "42"])
+/// Has containers created for as long as `disrupt` takes, and says what became of them.
+async fn created_while(
+    plugin: &Podwasm,
+    field: &Field<'_>,
+    disrupt: impl Future<Output = Result<()>>,
+) -> Result<Tally> {
+    let is_over = AtomicBool::new(false);
+    let disrupt = async {
+        disrupt.await?;
+        is_over.store(true, Ordering::SeqCst);
+        Ok(())
+    };
+    let create = field.create(AT_ONCE, |_| is_over.load(Ordering::SeqCst));
+    let (tally, ()) = with_log(plugin, async { tokio::try_join!(create, disrupt) }).await?;
+    Ok(tally)
 }
 
-/// Runs a container to its end, which has to be this one.
-async fn ends_with(container: &ContainerHandle<'_>, expected: i32) -> Result<()> {
-    let code = container.wait_exit().await?;
-    ensure!(code == expected, "it ended with {code}: {:?}", container.logs());
-    Ok(())
+/// An error unless all that was created came out as it should, or was refused with a reason.
+async fn check_under_faults(plugin: &Podwasm, tally: &Tally) -> Result<()> {
+    with_log(plugin, async {
+        tally.check_under_faults(tally.native + tally.wasm)
+    })
+    .await
 }
 
 /// A native container and a Wasm one in a pod of their own, both of which have to run.
 async fn both_kinds_run(node: &Node, wasm: &str) -> Result<()> {
     let run = async {
         let pod = node.pod("both").run().await?;
-        let native = pod
-            .container("native")
-            .image(node.busybox())
-            .shell("exit 3")
-            .start()
-            .await?;
-        ends_with(&native, 3).await?;
+        pod.runs_native().await?;
         let wasm = pod.container("wasm").image(wasm).start().await?;
-        ends_with(&wasm, 42).await?;
+        wasm.ends_with(42).await?;
         pod.remove().await
     };
     Box::pin(run).await

@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use crate::{ends_with, exits_with_42, with_log};
+use crate::with_log;
 use anyhow::{Context as _, Result, ensure};
 use nri::api::{Adjustment, Container, ContainerUpdate, Mount, PodSandbox};
 use nri::{Call, Creation, Identity, PluginError, Runner};
@@ -48,7 +48,7 @@ async fn another_plugin_on_the_same_path_is_replaced_or_told(flavor: Flavor) -> 
     let plugin = node.start_podwasm().await?;
     std::fs::create_dir_all(node.path("/srv"))?;
     std::fs::write(node.path(OTHER), guest("hello.wasm"))?;
-    let image = node.push("wanted", &exits_with_42()).await?;
+    let image = node.push("wanted", &exits_with_42("/app.wasm")).await?;
     for index in ["05", "20"] {
         let (registered, mut wait) = mpsc::channel(1);
         let other = Covers(Mutex::new(Some(registered)));
@@ -59,16 +59,10 @@ async fn another_plugin_on_the_same_path_is_replaced_or_told(flavor: Flavor) -> 
         wait.recv().await; // which ends when the other side is dropped
 
         let pod = node.pod("wanted").run().await?;
-        let native = pod
-            .container("native")
-            .image(node.busybox())
-            .shell("exit 3")
-            .start()
-            .await?;
-        ends_with(&native, 3).await?;
+        pod.runs_native().await?;
         let started = pod.container("wasm").image(&image).start().await;
         if index == "05" {
-            ends_with(&with_log(&plugin, async { started }).await?, 0).await?;
+            with_log(&plugin, async { started }).await?.ends_with(0).await?;
         } else {
             let error = format!("{:#}", started.err().context("it started")?);
             println!("{flavor:?}: {error}");

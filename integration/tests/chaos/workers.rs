@@ -1,9 +1,8 @@
 //! Workers are killed while containers are created, and containers are created by the dozen.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::{AT_ONCE, asked, kills, with_log};
+use crate::{asked, check_under_faults, created_while, kills, with_log};
 use anyhow::{Result, ensure};
 use podwasm_integration::chaos::Field;
 use podwasm_integration::node::Signal;
@@ -21,7 +20,6 @@ async fn killed_workers_fail_no_container(flavor: Flavor) -> Result<()> {
     let node = Node::start(flavor, Runtime::Runc).await?;
     let plugin = node.start_podwasm().await?;
     let field = Field::open(&node).await?;
-    let is_over = AtomicBool::new(false);
     let disrupt = async {
         for kill in 1..=kills() {
             field.wait_for(3).await?;
@@ -34,16 +32,11 @@ async fn killed_workers_fail_no_container(flavor: Flavor) -> Result<()> {
             })
             .await?;
         }
-        is_over.store(true, Ordering::SeqCst);
-        anyhow::Ok(())
+        Ok(())
     };
-    let create = field.create(AT_ONCE, |_| is_over.load(Ordering::SeqCst));
-    let (tally, ()) = with_log(&plugin, async { tokio::try_join!(create, disrupt) }).await?;
+    let tally = created_while(&plugin, &field, disrupt).await?;
     println!("{flavor:?}: {} workers killed: {tally}", kills());
-    with_log(&plugin, async {
-        tally.check_under_faults(tally.native + tally.wasm)
-    })
-    .await?;
+    check_under_faults(&plugin, &tally).await?;
     ensure!(tally.wasm > 0 && tally.native > 0, "{tally}");
     let connections = node.podwasm_metric("podwasm_nri_connections_total").await?;
     ensure!(connections < 1.5, "the plugin connected {connections} times");
@@ -55,22 +48,16 @@ async fn a_worker_that_crashes_in_a_loop_fails_no_container(flavor: Flavor) -> R
     let node = Node::start(flavor, Runtime::Runc).await?;
     let plugin = node.start_podwasm().await?;
     let field = Field::open(&node).await?;
-    let is_over = AtomicBool::new(false);
     let disrupt = async {
         for _ in 0..kills() {
             tokio::time::sleep(Duration::from_millis(350)).await;
             plugin.signal_worker(Signal::SIGKILL)?;
         }
-        is_over.store(true, Ordering::SeqCst);
-        anyhow::Ok(())
+        Ok(())
     };
-    let create = field.create(AT_ONCE, |_| is_over.load(Ordering::SeqCst));
-    let (tally, ()) = with_log(&plugin, async { tokio::try_join!(create, disrupt) }).await?;
+    let tally = created_while(&plugin, &field, disrupt).await?;
     println!("{flavor:?}: {} crashes: {tally}", kills());
-    with_log(&plugin, async {
-        tally.check_under_faults(tally.native + tally.wasm)
-    })
-    .await?;
+    check_under_faults(&plugin, &tally).await?;
     node.stop().await
 }
 

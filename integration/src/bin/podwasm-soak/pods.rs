@@ -1,7 +1,7 @@
 //! The pods of a soak, each from its sandbox to its removal.
 
 use crate::churn::Churn;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use podwasm_integration::guests::exits_with;
 use podwasm_integration::load;
 use podwasm_integration::node::scaled_object;
@@ -25,13 +25,7 @@ pub async fn run_to_end(churn: &Churn<'_>, _number: usize) -> Result<()> {
     let _open = churn.gate.read().await;
     let node = churn.parts.node;
     let pod = node.pod("ends").run().await?;
-    let native = pod
-        .container("native")
-        .image(node.busybox())
-        .shell("exit 3")
-        .start()
-        .await?;
-    ends_with(&native, 3).await?;
+    pod.runs_native().await?;
     for _ in 0..2 {
         let wasm = pod
             .container("wasm")
@@ -39,7 +33,7 @@ pub async fn run_to_end(churn: &Churn<'_>, _number: usize) -> Result<()> {
             .args(["exit", "42"])
             .start()
             .await?;
-        ends_with(&wasm, 42).await?;
+        wasm.ends_with(42).await?;
         wasm.remove().await?;
     }
     pod.remove().await?;
@@ -62,7 +56,7 @@ pub async fn run_new_image(churn: &Churn<'_>, number: usize) -> Result<()> {
     node.cri().pull(&image).await?;
     let pod = node.pod("new").run().await?;
     let container = pod.container("wasm").image(&image).start().await?;
-    ends_with(&container, 42).await?;
+    container.ends_with(42).await?;
     pod.remove().await?;
     node.cri().remove_image(&image).await?;
     churn.did(|tally| {
@@ -212,15 +206,4 @@ fn suffix(number: usize, kind: Kind) -> String {
 fn trigger() -> Value {
     let metadata = json!({"workload": "Deployment/web", "targetRequestsPerSecond": "10", "window": "10s"});
     scaled_object("shop", &metadata)
-}
-
-async fn ends_with(container: &ContainerHandle<'_>, expected: i32) -> Result<()> {
-    let code = container.wait_exit().await?;
-    if code != expected {
-        bail!(
-            "a container ended with {code} instead of {expected}: {:?}",
-            container.logs()
-        );
-    }
-    Ok(())
 }
