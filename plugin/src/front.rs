@@ -71,7 +71,7 @@ impl Front {
             return given(answer);
         }
         let subject = Subject::decode(outbound.request())?;
-        let expected = self.expectation(&subject);
+        let expected = self.expectation(&subject.pod, &subject.container);
         let answered = match soon {
             Ok(answered) => answered,
             Err(_) if expected.is_some() => answered.await,
@@ -86,7 +86,7 @@ impl Front {
         }
     }
 
-    fn expectation(&self, Subject { pod, container }: &Subject) -> Option<String> {
+    fn expectation(&self, pod: &PodSandbox, container: &Container) -> Option<String> {
         let image = container.annotation(IMAGE_NAME).unwrap_or_default();
         let program = container.args.first().map(String::as_str).unwrap_or_default();
         expectation(pod, container, self.workers.knows(image, program))
@@ -141,17 +141,13 @@ impl Front {
             return Err(PluginError::new("the request has no pod or no container"));
         };
         let container = validate::as_executed(container, request.adjust.as_ref());
-        let image = container.annotation(IMAGE_NAME).unwrap_or_default();
-        let program = container.args.first().map(String::as_str).unwrap_or_default();
         let fault = match validate::mark(&request) {
-            Mark::Absent => {
-                expectation(pod, &container, self.workers.knows(image, program)).map(|expected| {
-                    format!(
-                        "it would start without podwasm; {}, though {expected}",
-                        why.reason()
-                    )
-                })
-            }
+            Mark::Absent => self.expectation(pod, &container).map(|expected| {
+                format!(
+                    "it would start without podwasm; {}, though {expected}",
+                    why.reason()
+                )
+            }),
             Mark::Broken(fault) => Some(fault),
             Mark::Whole => None,
         };
@@ -159,17 +155,9 @@ impl Front {
         let Some(reason) = fault else {
             return Ok(Vec::new());
         };
-        let (namespace, name) = (&pod.namespace, &container.name);
-        warn!(
-            namespace,
-            pod = pod.name,
-            container = name,
-            reason,
-            "rejected as it was adjusted"
-        );
         let verdict = ValidateContainerAdjustmentResponse {
             reject: true,
-            reason: format!("podwasm: container '{name}': {reason}"),
+            reason: validate::rejected(pod, &container, &reason),
         };
         Ok(verdict.encode_to_vec())
     }

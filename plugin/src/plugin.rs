@@ -111,7 +111,7 @@ impl nri::Plugin for Podwasm {
         self.recorder.validated(fault.is_none());
         Ok(match fault {
             None => Verdict::Accept,
-            Some(fault) => Verdict::Reject(case.rejected(&fault)),
+            Some(fault) => Verdict::Reject(validate::rejected(pod, &container, &fault)),
         })
     }
 }
@@ -390,18 +390,6 @@ impl<'a> Case<'a> {
 }
 
 impl Case<'_> {
-    /// What the runtime, and so the pod's events, say of a container that is rejected once all plugins have adjusted it.
-    fn rejected(&self, reason: &str) -> String {
-        warn!(
-            namespace = self.pod.namespace,
-            pod = self.pod.name,
-            container = self.container.name,
-            reason,
-            "rejected as it was adjusted"
-        );
-        format!("podwasm: container '{}': {reason}", self.container.name)
-    }
-
     fn tell_missed(&self, missed: Option<String>) {
         if let Some(why) = missed {
             warn!(

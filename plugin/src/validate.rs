@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use nri::api::{Adjustment, Container, Mount, ValidateContainerAdjustmentRequest};
+use nri::api::{Adjustment, Container, Mount, PodSandbox, ValidateContainerAdjustmentRequest};
+use tracing::warn;
 
 use crate::adjust::{self, ENGINE_FOLDER, MODULE_FOLDER};
 
@@ -55,6 +56,19 @@ pub fn as_executed(container: &Container, all: Option<&Adjustment>) -> Container
         container.args = words;
     }
     container
+}
+
+/// Logs that a container is rejected, and says it as the runtime, and so the pod's events, do.
+pub fn rejected(pod: &PodSandbox, container: &Container, reason: &str) -> String {
+    let (namespace, name) = (&pod.namespace, &container.name);
+    warn!(
+        namespace,
+        pod = pod.name,
+        container = name,
+        reason,
+        "rejected as it was adjusted"
+    );
+    format!("podwasm: container '{name}': {reason}")
 }
 
 fn lost(what: &str) -> String {
