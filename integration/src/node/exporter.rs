@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PROGRAM: &str = "/opt/podwasm/bin/podwasm-exporter";
 
@@ -124,19 +124,25 @@ impl Node {
         Ok(series.reduce(|sum, value| sum + value))
     }
 
-    /// Waits until a metric no longer changes, and returns it: what is under way has then been counted.
+    /// Waits until a metric no longer changes though its exporter looked again, and returns it: what is under way has then been counted.
     pub async fn settled_metric(&self, exporter: &Exporter, name: &str, labels: &[&str]) -> Result<f64> {
         self.settled_metric_at(exporter.http.parse()?, name, labels).await
     }
 
     /// The same of whatever serves metrics there.
     pub async fn settled_metric_at(&self, at: SocketAddr, name: &str, labels: &[&str]) -> Result<f64> {
-        let before = Cell::new(None);
+        let before = Cell::new((None, Instant::now()));
         until("the number settles", PATIENCE, async || {
-            let now = self.metric_at(at, name, labels).await?;
+            let asked = Instant::now();
+            let (now, age) = tokio::try_join!(
+                self.metric_at(at, name, labels),
+                self.metric_at(at, "podwasm_sample_age_seconds", &[])
+            )?;
+            let (earlier, then) = before.replace((now, asked));
+            // An exporter that had no time to look has the same number as before. What adds up many has no age.
+            let has_looked = age.is_none_or(|age| age < (asked - then).as_secs_f64());
             tokio::time::sleep(Duration::from_millis(300)).await;
-            let has_settled = now.is_some() && before.replace(now) == now;
-            Ok(now.filter(|_| has_settled))
+            Ok(now.filter(|_| has_looked && earlier == now))
         })
         .await
     }
