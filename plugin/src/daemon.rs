@@ -20,6 +20,7 @@ use crate::flags::Run;
 use crate::front::Front;
 use crate::front::workers::{Supervisor, Workers};
 use crate::install;
+use crate::kubernetes::Kubernetes;
 use crate::metrics::Metrics;
 use crate::priority;
 
@@ -32,7 +33,8 @@ pub fn begin(flags: &Run) -> anyhow::Result<WorkerGuard> {
     }
     // It is the one folder that is written to, so it has to be there. Why it cannot be made is said by the first worker.
     let _ = Files::open(&flags.state);
-    let kept = keep_only(&daemons::plugin(&flags.state)).context("cannot drop privileges")?;
+    let needs = daemons::plugin(&flags.state, flags.asks_kubernetes());
+    let kept = keep_only(&needs).context("cannot drop privileges")?;
     let written = start_logging(flags.log_format);
     kept.say();
     if let Err(error) = raised {
@@ -52,6 +54,8 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         None => Identity::new(flags.name.clone(), flags.idx.clone())?,
     };
     let bundle = find_bundle(&flags)?;
+    // It is a worker that asks, but what is amiss is said here and now.
+    Kubernetes::open(&flags).context("cannot do what --events and --evict ask for")?;
     info!(
         version = env!("CARGO_PKG_VERSION"),
         engine = bundle.version,

@@ -396,9 +396,32 @@ pub struct Run {
     /// without podwasm's adjustments. Needs containerd 2.2 or later; others are not asked for it.
     #[arg(long)]
     pub validate: bool,
+    /// Makes an event on the pod of each Wasm container that was created without podwasm, by the Kubernetes API.
+    #[arg(long)]
+    pub events: bool,
+    /// Evicts such pods, so that their controllers make them anew; disruption budgets hold. Pods without a controller stay.
+    #[arg(long)]
+    pub evict: bool,
+    /// Where the Kubernetes API is, instead of where Kubernetes tells its pods that it is.
+    #[arg(long, value_name = "URL")]
+    pub kubernetes_server: Option<String>,
+    /// The folder of the service account that may do so: its `token`, and `ca.crt`, whom the API server's certificate is by.
+    #[arg(
+        long,
+        value_name = "FOLDER",
+        default_value = "/var/run/secrets/kubernetes.io/serviceaccount"
+    )]
+    pub kubernetes_account: PathBuf,
     /// How to write log lines. `RUST_LOG` says which: info by default, debug shows every container.
     #[arg(long, value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+impl Run {
+    /// Whether it asks the Kubernetes API for anything.
+    pub fn asks_kubernetes(&self) -> bool {
+        self.events || self.evict
+    }
 }
 
 #[cfg(test)]

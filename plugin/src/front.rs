@@ -60,6 +60,26 @@ impl Front {
     }
 
     async fn create_container(&self, call: &Call, request: Vec<u8>) -> Result<Vec<u8>, PluginError> {
+        match self.ask(call, request, Subject::to_create).await? {
+            Ok(answer) => given(answer),
+            Err(unanswered) => self.create_without_worker(call, unanswered),
+        }
+    }
+
+    async fn validate(&self, call: &Call, request: Vec<u8>) -> Result<Vec<u8>, PluginError> {
+        match self.ask(call, request, Subject::to_validate).await? {
+            Ok(answer) => given(answer),
+            Err(unanswered) => Ok(self.validate_without_worker(unanswered)),
+        }
+    }
+
+    /// Asks a worker, which may take its time only over what points to Wasm. The request is decoded if there is no answer.
+    async fn ask(
+        &self,
+        call: &Call,
+        request: Vec<u8>,
+        decode: fn(&[u8]) -> Result<Subject, PluginError>,
+    ) -> Result<Result<hop::Answer, NoAnswer>, PluginError> {
         let until = |patience| call.deadline().min(call.arrival() + patience);
         let latest = until(PATIENCE_FOR_WASM);
         let outbound = self
@@ -68,10 +88,10 @@ impl Front {
         let mut answered = pin!(self.workers.call(&outbound, latest));
         let soon = timeout_at(until(PATIENCE), &mut answered).await;
         if let Ok(Ok(answer)) = soon {
-            return given(answer);
+            return Ok(Ok(answer));
         }
-        let subject = Subject::decode(outbound.request())?;
-        let expected = self.expectation(&subject.pod, &subject.container);
+        let subject = decode(outbound.request())?;
+        let expected = self.expectation(&subject);
         let answered = match soon {
             Ok(answered) => answered,
             Err(_) if expected.is_some() => answered.await,
@@ -80,25 +100,31 @@ impl Front {
                 Err(Unanswered::Late)
             }
         };
-        match answered {
-            Ok(answer) => given(answer),
-            Err(why) => self.without_worker(call, &subject, expected, why),
-        }
+        Ok(answered.map_err(|why| NoAnswer {
+            expected,
+            subject,
+            why,
+        }))
     }
 
-    fn expectation(&self, pod: &PodSandbox, container: &Container) -> Option<String> {
+    fn expectation(&self, Subject { container, mark, pod }: &Subject) -> Option<String> {
+        if *mark != Mark::Absent {
+            return None;
+        }
         let image = container.annotation(IMAGE_NAME).unwrap_or_default();
         let program = container.args.first().map(String::as_str).unwrap_or_default();
         expectation(pod, container, self.workers.knows(image, program))
     }
 
     /// What points to Wasm must not be started as something else; anything else must not be kept from starting.
-    fn without_worker(
+    fn create_without_worker(
         &self,
         call: &Call,
-        Subject { pod, container }: &Subject,
-        expected: Option<String>,
-        why: Unanswered,
+        NoAnswer {
+            expected,
+            subject: Subject { container, pod, .. },
+            why,
+        }: NoAnswer,
     ) -> Result<Vec<u8>, PluginError> {
         let took = call.arrival().elapsed();
         let outcome = match expected {
@@ -123,64 +149,78 @@ impl Front {
         Ok(Vec::new())
     }
 
-    async fn validate(&self, call: &Call, request: Vec<u8>) -> Result<Vec<u8>, PluginError> {
-        let deadline = call.deadline().min(call.arrival() + PATIENCE);
-        let outbound = self
-            .workers
-            .outbound(call.method(), request, call.arrival(), deadline);
-        match self.workers.call(&outbound, deadline).await {
-            Ok(answer) => given(answer),
-            Err(why) => self.validate_without_worker(outbound.request(), why),
-        }
-    }
-
     /// The mark is plain to see. Of what has none, whatever points to Wasm is rejected.
-    fn validate_without_worker(&self, request: &[u8], why: Unanswered) -> Result<Vec<u8>, PluginError> {
-        let request = ValidateContainerAdjustmentRequest::decode(request)?;
-        let (Some(pod), Some(container)) = (&request.pod, &request.container) else {
-            return Err(PluginError::new("the request has no pod or no container"));
-        };
-        let container = validate::as_executed(container, request.adjust.as_ref());
-        let fault = match validate::mark(&request) {
-            Mark::Absent => self.expectation(pod, &container).map(|expected| {
-                format!(
-                    "it would start without podwasm; {}, though {expected}",
-                    why.reason()
-                )
+    fn validate_without_worker(
+        &self,
+        NoAnswer {
+            expected,
+            subject,
+            why,
+        }: NoAnswer,
+    ) -> Vec<u8> {
+        let fault = match subject.mark {
+            Mark::Absent => expected.map(|expected| {
+                let problem = why.reason();
+                format!("it would start without podwasm; {problem}, though {expected}")
             }),
             Mark::Broken(fault) => Some(fault),
             Mark::Whole => None,
         };
         self.metrics.validated(fault.is_none());
         let Some(reason) = fault else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
         let verdict = ValidateContainerAdjustmentResponse {
             reject: true,
-            reason: validate::rejected(pod, &container, &reason),
+            reason: validate::rejected(&subject.pod, &subject.container, &reason),
         };
-        Ok(verdict.encode_to_vec())
+        verdict.encode_to_vec()
     }
 }
 
-/// What is to be created.
+/// A container that no worker has looked at.
+struct NoAnswer {
+    /// Why it may be Wasm, if it may.
+    expected: Option<String>,
+    subject: Subject,
+    why: Unanswered,
+}
+
+/// What is to be created, or has been adjusted.
 struct Subject {
     container: Container,
+    mark: Mark,
     pod: PodSandbox,
 }
 
 impl Subject {
-    fn decode(request: &[u8]) -> Result<Self, PluginError> {
+    fn to_create(request: &[u8]) -> Result<Self, PluginError> {
         match CreateContainerRequest::decode(request)? {
             CreateContainerRequest {
                 pod: Some(pod),
                 container: Some(container),
                 ..
-            } => Ok(Self { container, pod }),
+            } => Ok(Self {
+                container,
+                mark: Mark::Absent,
+                pod,
+            }),
             _ => Err(PluginError::new(
                 "CreateContainer: the request has no pod or no container",
             )),
         }
+    }
+
+    fn to_validate(request: &[u8]) -> Result<Self, PluginError> {
+        let mut request = ValidateContainerAdjustmentRequest::decode(request)?;
+        let (Some(pod), Some(container)) = (request.pod.take(), &request.container) else {
+            return Err(PluginError::new("the request has no pod or no container"));
+        };
+        Ok(Self {
+            container: validate::as_executed(container, request.adjust.as_ref()),
+            mark: validate::mark(&request),
+            pod,
+        })
     }
 }
 

@@ -38,6 +38,7 @@ mod image;
 mod image_command;
 mod inspect;
 mod install;
+mod kubernetes;
 mod layers;
 mod metrics;
 mod module;

@@ -18,6 +18,7 @@ use crate::compiled::{Compiled, Runs};
 use crate::decide::{self, Decision, Refusal, is_crun};
 use crate::facts::{Entrypoint, Facts, Runtime};
 use crate::hop::Surveyed;
+use crate::kubernetes::objects::Missed;
 use crate::metrics::{Outcome, Recorder};
 use crate::observe::{Error, Observer, Subject};
 use crate::policy::Policy;
@@ -74,21 +75,9 @@ impl nri::Plugin for Podwasm {
     ) -> Result<Creation, PluginError> {
         let case = Case::new(&pod, &container, call.arrival());
         let policy = self.policy.borrow().clone();
-        let mut facts = pin!(self.facts(&case, &policy));
-        let mut found = Err(BUDGET);
-        for budget in [BUDGET, BUDGET_FOR_WASM] {
-            let deadline = call.deadline().min(case.started + budget);
-            found = timeout_at(deadline, &mut facts).await.map_err(|_| budget);
-            if found.is_ok() || self.pointer(&case).is_none() {
-                break;
-            }
-        }
-        match found {
-            Ok(Ok(facts)) => self.conclude(&case, decide::decide(&facts, &policy)),
-            Ok(Err(error)) => self.conclude_unobserved(&case, &on_one_line(&*error)),
-            Err(budget) => {
-                self.conclude_unobserved(&case, &format!("it could not be looked at within {budget:?}"))
-            }
+        match self.facts_in_time(&case, &policy, call.deadline()).await {
+            Ok(facts) => self.conclude(&case, decide::decide(&facts, &policy)),
+            Err(problem) => self.conclude_unobserved(&case, &problem),
         }
     }
 
@@ -136,11 +125,11 @@ impl Podwasm {
 
     /// Looks at the containers that there are, and tells of each that should have been adjusted and was not: it was created while
     /// podwasm was not connected.
-    pub async fn survey(&self, pods: Vec<PodSandbox>, containers: Vec<Container>) -> Surveyed {
+    pub async fn survey(&self, pods: Vec<PodSandbox>, containers: Vec<Container>) -> (Surveyed, Vec<Missed>) {
         let marker = adjust::marker();
         let policy = self.policy.borrow().clone();
         let pods: HashMap<&str, &PodSandbox> = pods.iter().map(|pod| (pod.id.as_str(), pod)).collect();
-        let mut surveyed = Surveyed::default();
+        let (mut surveyed, mut missed) = (Surveyed::default(), Vec::new());
         let unmarked = containers.iter().filter(|container| is_there(container));
         for container in unmarked.filter(|container| container.annotation(&marker).is_none()) {
             let Some(pod) = pods.get(container.pod_sandbox_id.as_str()) else {
@@ -149,13 +138,14 @@ impl Podwasm {
             let case = Case::new(pod, container, Instant::now());
             let problem = match timeout(SURVEY_PATIENCE, self.facts(&case, &policy)).await {
                 Ok(Ok(facts)) => {
-                    let missed = missed(decide::decide(&facts, &policy));
-                    surveyed.unadjusted += u64::from(missed.is_some());
-                    case.tell_missed(missed);
+                    if let Some(why) = should_have_been(decide::decide(&facts, &policy)) {
+                        surveyed.unadjusted += 1;
+                        missed.push(case.missed(why));
+                    }
                     continue;
                 }
                 Ok(Err(error)) => on_one_line(&*error),
-                Err(_) => format!("it could not be looked at within {SURVEY_PATIENCE:?}"),
+                Err(_) => late(SURVEY_PATIENCE),
             };
             surveyed.unknown += 1;
             info!(
@@ -166,33 +156,44 @@ impl Podwasm {
                 "cannot tell what it runs"
             );
         }
-        surveyed
+        (surveyed, missed)
     }
 
     /// Why a container that carries no mark of podwasm's must not be created so, if it must not.
     async fn missed_by_all(&self, case: &Case<'_>, deadline: Instant) -> Option<String> {
         let policy = self.policy.borrow().clone();
-        let wrong = || case.settings.as_ref().err().cloned();
-        let expected = self.pointer(case).or_else(wrong);
-        let budget = if expected.is_some() {
-            BUDGET_FOR_WASM
-        } else {
-            BUDGET
-        };
-        let deadline = deadline.min(case.started + budget);
-        let problem = match timeout_at(deadline, self.facts(case, &policy)).await {
-            Ok(Ok(facts)) => {
-                let why = missed(decide::decide(&facts, &policy))?;
+        let problem = match self.facts_in_time(case, &policy, deadline).await {
+            Ok(facts) => {
+                let why = should_have_been(decide::decide(&facts, &policy))?;
                 return Some(format!("it would start without podwasm, though {why}"));
             }
-            Ok(Err(error)) => on_one_line(&*error),
-            Err(_) => format!("it could not be looked at within {budget:?}"),
+            Err(problem) => problem,
         };
-        // It may have been seen meanwhile.
-        let expected = expected.or_else(|| self.pointer(case))?;
+        let wrong = || case.settings.as_ref().err().cloned();
+        let expected = self.pointer(case).or_else(wrong)?;
         Some(format!(
             "it would start without podwasm; {problem}, though {expected}"
         ))
+    }
+
+    /// What there is to know, or why it is not known: within a budget that is larger for what points to Wasm.
+    async fn facts_in_time(
+        &self,
+        case: &Case<'_>,
+        policy: &Policy,
+        deadline: Instant,
+    ) -> Result<Facts, String> {
+        let mut facts = pin!(self.facts(case, policy));
+        for budget in [BUDGET, BUDGET_FOR_WASM] {
+            let deadline = deadline.min(case.started + budget);
+            if let Ok(found) = timeout_at(deadline, &mut facts).await {
+                return found.map_err(|error| on_one_line(&*error));
+            }
+            if self.pointer(case).is_none() {
+                return Err(late(budget));
+            }
+        }
+        Err(late(BUDGET_FOR_WASM))
     }
 
     async fn facts(&self, case: &Case<'_>, policy: &Policy) -> Result<Facts, Arc<Error>> {
@@ -390,18 +391,28 @@ impl<'a> Case<'a> {
 }
 
 impl Case<'_> {
-    fn tell_missed(&self, missed: Option<String>) {
-        if let Some(why) = missed {
-            warn!(
-                namespace = self.pod.namespace,
-                pod = self.pod.name,
-                container = self.container.name,
-                id = self.container.id,
-                why,
-                "created without podwasm, while it was not connected; delete the pod to have it made anew"
-            );
+    fn missed(&self, why: String) -> Missed {
+        warn!(
+            namespace = self.pod.namespace,
+            pod = self.pod.name,
+            container = self.container.name,
+            id = self.container.id,
+            why,
+            "created without podwasm, while it was not connected; delete the pod to have it made anew"
+        );
+        Missed {
+            container: self.container.name.clone(),
+            id: self.container.id.clone(),
+            namespace: self.pod.namespace.clone(),
+            pod: self.pod.name.clone(),
+            uid: self.pod.uid.clone(),
+            why,
         }
     }
+}
+
+fn late(budget: Duration) -> String {
+    format!("it could not be looked at within {budget:?}")
 }
 
 fn is_there(container: &Container) -> bool {
@@ -413,7 +424,7 @@ fn is_there(container: &Container) -> bool {
 }
 
 /// Why a container that nobody adjusted should have been, or should not be there at all.
-fn missed(decision: Decision) -> Option<String> {
+fn should_have_been(decision: Decision) -> Option<String> {
     match decision {
         Decision::Crun { why, .. } | Decision::Engine { why, .. } => Some(why),
         Decision::Native { .. } | Decision::Runtime { .. } => None,

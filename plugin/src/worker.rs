@@ -38,6 +38,7 @@ use crate::hop::socket::{self, BlockingInbox, Outbox};
 use crate::hop::{
     Answer, Call, Entrypoint, FromWorker, Order, PolicyText, READY, Report, Start, ToWorker, clock,
 };
+use crate::kubernetes::Kubernetes;
 use crate::metrics::{Recorder, Sample, What};
 use crate::observe::Observer;
 use crate::plugin::Podwasm;
@@ -100,6 +101,7 @@ fn leave_the_end_to_the_front() -> anyhow::Result<()> {
 struct Desk {
     cache: Cache,
     containerd: Containerd,
+    kubernetes: Option<Kubernetes>,
     plugin: Arc<Podwasm>,
     policy: Arc<Current>,
 }
@@ -166,6 +168,7 @@ impl Desk {
         Ok(Self {
             cache,
             containerd,
+            kubernetes: Kubernetes::open(flags)?,
             plugin: Arc::new(plugin),
             policy,
         })
@@ -207,8 +210,12 @@ impl Desk {
 
     fn take(&self, order: Order, outbox: &Outbox) {
         match order {
+            Order::Call(call) if call.method == SURVEY => {
+                let (plugin, kubernetes) = (self.plugin.clone(), self.kubernetes.clone());
+                tokio::spawn(survey(call, plugin, kubernetes, outbox.clone()));
+            }
             Order::Call(call) => {
-                let may_take_long = [READY, SURVEY].contains(&call.method.as_str());
+                let may_take_long = call.method == READY;
                 let (plugin, containerd) = (self.plugin.clone(), self.containerd.clone());
                 let work = Box::pin(answer(call, plugin, containerd, outbox.clone()));
                 if may_take_long {
@@ -239,9 +246,6 @@ fn here_or_in_background(mut work: Pin<Box<impl Future<Output = ()> + Send + 'st
 
 async fn answer(call: Call, plugin: Arc<Podwasm>, containerd: Containerd, outbox: Outbox) {
     let id = call.id;
-    if call.method == SURVEY {
-        return survey(&call, &plugin, &outbox).await;
-    }
     let work = AssertUnwindSafe(do_call(call, plugin, containerd)).catch_unwind();
     let answered = work.await.unwrap_or_else(|panic| Err(said_in_panic(&*panic)));
     if id == 0 {
@@ -255,16 +259,19 @@ async fn answer(call: Call, plugin: Arc<Podwasm>, containerd: Containerd, outbox
 }
 
 /// Nobody waits for this. If it ends the worker, the front does not ask for it for ever.
-async fn survey(call: &Call, plugin: &Podwasm, outbox: &Outbox) {
+async fn survey(call: Call, plugin: Arc<Podwasm>, kubernetes: Option<Kubernetes>, outbox: Outbox) {
     match SynchronizeRequest::decode(call.request.as_slice()) {
         Ok(there) => {
-            let surveyed = plugin.survey(there.pods, there.containers).await;
+            let (surveyed, missed) = plugin.survey(there.pods, there.containers).await;
             info!(
                 unadjusted = surveyed.unadjusted,
                 unknown = surveyed.unknown,
                 "looked at all containers"
             );
-            report(outbox, Report::Surveyed(surveyed));
+            report(&outbox, Report::Surveyed(surveyed));
+            if let Some(kubernetes) = kubernetes {
+                kubernetes.take_care(&missed).await;
+            }
         }
         Err(error) => error!(
             error = &error as &dyn std::error::Error,

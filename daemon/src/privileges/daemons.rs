@@ -27,8 +27,9 @@ pub fn exporter() -> Needs {
 /// `SYS_ADMIN`: overlayfs marks folders that hide what lies below with trusted attributes, which nobody else is shown. `DAC_READ_SEARCH`: files in
 /// images belong to anyone. `SYS_NICE`: what answers containerd comes before all else on a busy node. The others start each compiler as a user of its own, give it a folder, end it, and clear up after it.
 ///
-/// `/proc` is written to when a compiler is made the first to go where memory runs out.
-pub fn plugin(state: &Path) -> Needs {
+/// `/proc` is written to when a compiler is made the first to go where memory runs out. Over TCP it connects to nothing but the Kubernetes API,
+/// and only where it was told to ask that.
+pub fn plugin(state: &Path, asks_kubernetes: bool) -> Needs {
     Needs {
         calls: Calls {
             starts_programs: true,
@@ -43,7 +44,7 @@ pub fn plugin(state: &Path) -> Needs {
             | CapabilitySet::SYS_ADMIN
             | CapabilitySet::SYS_NICE,
         files: Files {
-            connects: true,
+            connects: asks_kubernetes,
             written: vec!["/dev/null".into(), "/proc".into(), state.to_owned()],
         },
         in_effect: false,
@@ -97,7 +98,7 @@ mod tests {
     fn the_chart_gives_exactly_what_is_kept() {
         for (container, needs) in [
             ("exporter", exporter()),
-            ("podwasm", plugin(Path::new("/var/lib/podwasm"))),
+            ("podwasm", plugin(Path::new("/var/lib/podwasm"), false)),
             ("scaler", scaler()),
         ] {
             let given = given(container);

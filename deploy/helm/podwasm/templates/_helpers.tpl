@@ -48,9 +48,14 @@ helm.sh/chart: {{ $.Chart.Name }}-{{ $.Chart.Version }}
 {{- $found | toYaml -}}
 {{- end -}}
 
+{{/* Whether the daemon asks the Kubernetes API for anything: text, empty for no. */}}
+{{- define "podwasm.asksAPI" -}}
+{{- if or .Values.plugin.kubernetes.events .Values.plugin.kubernetes.evict }}true{{ end -}}
+{{- end -}}
+
 {{/* What the pods of both DaemonSets, and those that clean up, have in common. */}}
 {{- define "podwasm.nodePod" -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ .asksAPI | default false }}
 enableServiceLinks: false
 {{- with .Values.imagePullSecrets }}
 imagePullSecrets:
