@@ -43,6 +43,7 @@ mod layers;
 mod metrics;
 mod module;
 mod observe;
+mod page_cache;
 mod plan;
 mod plugin;
 mod policy;

@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -22,7 +22,7 @@ use prost::Message as _;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::adjust::Bundle;
 use crate::arrivals::Arrivals;
@@ -41,6 +41,7 @@ use crate::hop::{
 use crate::kubernetes::Kubernetes;
 use crate::metrics::{Recorder, Sample, What};
 use crate::observe::Observer;
+use crate::page_cache;
 use crate::plugin::Podwasm;
 use crate::policy::Policy;
 use crate::policy_file::{self, Current};
@@ -67,6 +68,10 @@ pub async fn run(flags: Run) -> anyhow::Result<()> {
         Some(_) => anyhow::bail!("the front gave another order before the one to begin"),
     };
     tokio::spawn(outbox.clone().write());
+    if !start.is_successor {
+        let folder = bundle.folder.clone();
+        tokio::task::spawn_blocking(move || read_ahead(&folder));
+    }
     let desk = Desk::open(&flags, bundle, compiler, start, &outbox)?;
     report(&outbox, Report::Started(true));
     let cache = desk.cache.clone();
@@ -95,6 +100,17 @@ fn leave_the_end_to_the_front() -> anyhow::Result<()> {
         tokio::spawn(async move { while signals.recv().await.is_some() {} });
     }
     Ok(())
+}
+
+/// The first container need not wait for the disk, and none takes more faults than it has to.
+fn read_ahead(bundle: &Path) {
+    match page_cache::fill(bundle) {
+        Ok(bytes) => debug!(bytes, "the engine is in memory"),
+        Err(error) => warn!(
+            error = &error as &dyn std::error::Error,
+            "the engine is read when it is needed"
+        ),
+    }
 }
 
 /// All that a worker works with.
