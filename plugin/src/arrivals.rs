@@ -119,10 +119,11 @@ impl Arrivals {
         }
         loop {
             let change = changes.next().await?;
-            self.catalog.forget_target(&change.name);
             if change.is_removal {
+                self.observer.forget_image(&change.name);
                 looks.stop(&change.name);
             } else {
+                self.catalog.forget_target(&change.name);
                 // Pulled for a pod, as a rule.
                 looks.start(self, change.name, Need::Scheduled);
             }

@@ -109,6 +109,20 @@ impl Catalog {
         names.targets.remove(name);
     }
 
+    /// Forgets a name that is gone, and what it stood for if no other name does: then it returns that image's digest.
+    pub fn forget_image(&self, name: &str) -> Option<String> {
+        let gone = self.target(name);
+        self.forget_target(name);
+        let digest = gone?.digest;
+        let is_named = |target: &Descriptor| target.digest == digest;
+        if self.names().targets.values().any(is_named) {
+            return None;
+        }
+        self.facts.forget(|known| *known == digest);
+        self.layers.forget(|(_, known)| *known == digest);
+        Some(digest)
+    }
+
     /// From now on containerd tells of changes, or it no longer does.
     pub fn set_followed(&self, is_followed: bool) {
         let mut names = self.names();
@@ -163,8 +177,24 @@ impl<K: Eq + Hash, V: Clone> Memory<K, V> {
         self.lock().put(key, value);
     }
 
+    fn forget(&self, is_gone: impl Fn(&K) -> bool)
+    where
+        K: Clone,
+    {
+        forget(&mut self.lock(), is_gone);
+    }
+
     fn lock(&self) -> MutexGuard<'_, LruCache<K, V>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes out of a memory what is gone.
+pub fn forget<K: Clone + Eq + Hash, V>(known: &mut LruCache<K, V>, is_gone: impl Fn(&K) -> bool) {
+    let keys = known.iter().map(|(key, _)| key);
+    let gone: Vec<_> = keys.filter(|key| is_gone(key)).cloned().collect();
+    for key in gone {
+        known.pop(&key);
     }
 }
 
@@ -192,6 +222,28 @@ mod tests {
         assert_eq!(catalog.target("a"), None);
         learn();
         assert_eq!(catalog.target("a"), None);
+    }
+
+    #[test]
+    fn what_no_name_stands_for_any_more_is_forgotten() {
+        let catalog = Catalog::default();
+        catalog.set_followed(true);
+        for (name, digest) in [("a", "1"), ("b", "1"), ("c", "2")] {
+            catalog.learn_target(name, &descriptor(digest), catalog.edition());
+            catalog
+                .layers()
+                .learn(("overlayfs".to_owned(), digest.to_owned()), Vec::new());
+        }
+        let knows = |digest: &str| {
+            let key = ("overlayfs".to_owned(), digest.to_owned());
+            catalog.layers().recall(&key).is_some()
+        };
+        assert_eq!(catalog.forget_image("a"), None);
+        assert!(knows("1") && knows("2"));
+        assert_eq!(catalog.forget_image("b").as_deref(), Some("1"));
+        assert!(!knows("1") && knows("2"));
+        assert_eq!(catalog.forget_image("b"), None);
+        assert_eq!(catalog.target("b"), None);
     }
 
     #[test]

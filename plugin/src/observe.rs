@@ -373,6 +373,14 @@ impl Observer {
         tokio::spawn(async move { drop(observer.sandbox(&sandbox_id).await) });
     }
 
+    /// Forgets what was found in an image of this name, which is gone: what is kept follows what the node has, and not all that it ever had.
+    /// Only that its entrypoint was a module stays: a container of it may be under way.
+    pub fn forget_image(&self, name: &str) {
+        if let Some(digest) = self.catalog.forget_image(name) {
+            self.verdicts.forget(&digest);
+        }
+    }
+
     /// Forgets a pod's sandbox, which is gone.
     pub fn forget(&self, sandbox_id: &str) {
         let mut sandboxes = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -12,6 +12,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use lru::LruCache;
 
+use crate::catalog::forget;
+
 /// A thousand entrypoints are more than a node runs, and some 200 kB.
 const CAPACITY: NonZeroUsize = NonZeroUsize::new(1024).expect("not zero");
 
@@ -94,6 +96,12 @@ where
             }
         };
         pending.await
+    }
+
+    /// Forgets what was found in an image, by its digest.
+    pub fn forget(&self, image: &str) {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        forget(&mut looks, |key| key.image.as_deref() == Some(image));
     }
 }
 
