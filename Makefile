@@ -15,7 +15,7 @@ SECONDS ?= 60
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help demo recording book test chart supply images bench chaos soak lint fmt unit fuzz fuzz-short fuzz-keep docs node-tests engine engine-check engine-pins guests roots node setup clean
+.PHONY: help demo recording book test chart supply images bench chaos critest soak lint fmt unit fuzz fuzz-short fuzz-keep docs node-tests engine engine-check engine-pins guests roots node setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +81,11 @@ chaos: setup engine guests roots ## The faults: all, or TEST=name, REPEAT times;
 soak: setup engine guests roots ## Pods and images come and go for DURATION, and all that podwasm keeps has to stay flat; Ctrl-C ends it early
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
 	target/debug/podwasm-soak --duration $(or $(DURATION),10m) --chart target/soak.svg $(SOAK)
+
+critest: setup engine guests roots ## The CRI's validation suite without podwasm and with it, compared: it may make no difference
+	integration/upstream/build.sh critest
+	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
+	target/debug/podwasm-critest $(CRITEST)
 
 engine: setup ## The engine and the bundle it ships in: target/engine/bundle
 	engine/bundle/build.sh

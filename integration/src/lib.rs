@@ -20,6 +20,7 @@
 
 pub mod chaos;
 pub mod cri;
+pub mod critest;
 pub mod documents;
 pub mod guests;
 pub mod image;

@@ -2,11 +2,12 @@
 # Builds what Debian does not have from the Go module proxy, in pinned releases:
 #
 #   build.sh containerd   containerd 2.2 with its shim and ctr: TARGET/roots/upstream, which a node lays over forky's and trixie's root
+#   build.sh critest      the validation suite of the CRI: TARGET/upstream/critest
 #
 # Each module is checked against the sum below, and what it needs against its own go.sum. Go is the one on PATH if it is new enough,
 # else Debian forky's in a root folder of its own, for which root and mmdebstrap are needed. A second run does nothing.
 #
-# usage: build.sh containerd
+# usage: build.sh containerd|critest...
 
 set -euo pipefail
 
@@ -14,10 +15,11 @@ here=$(cd "$(dirname "$0")" && pwd)
 target=$(realpath -m "$here/../../target")
 upstream=$target/upstream
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-oldest_go=1.25
 
 containerd_module=github.com/containerd/containerd/v2 containerd_version=v2.2.9
 containerd_sum=h1:ddw9THGOXhcKnHORjkKoXtazPjwtcPwmqk8AVyRpfZw=
+critest_module=sigs.k8s.io/cri-tools critest_version=v1.37.0
+critest_sum=h1:BmTImEoTX3KPXCLwmIU9mfCC8umUqF4R8WibY9eVU9Y=
 
 say() { echo "upstream: $*" >&2; } # not among what is captured
 die() { echo "upstream: $*" >&2; exit 1; }
@@ -79,7 +81,7 @@ source_of() {
 }
 
 make_containerd() {
-    local stamped=upstream-$stamp
+    local stamped=upstream-$stamp oldest_go=1.25
     local root=$target/roots/$stamped
     if [[ ! -d $root ]]; then
         say "building containerd $containerd_version (some minutes)"
@@ -95,13 +97,26 @@ make_containerd() {
     say "containerd ${containerd_version#v}: $target/roots/upstream"
 }
 
-[[ $# -gt 0 ]] || die 'usage: build.sh containerd'
+make_critest() {
+    local built=$upstream/critest-$stamp oldest_go=1.26.6
+    if [[ ! -x $built ]]; then
+        say "building critest $critest_version (some minutes)"
+        source_of "$critest_module" "$critest_version" "$critest_sum"
+        with_go "$source" test -c -trimpath -o "$built.tmp" ./cmd/critest
+        mv -T "$built.tmp" "$built"
+    fi
+    ln -sfnT "$(basename "$built")" "$upstream/critest"
+    say "critest $critest_version: $upstream/critest"
+}
+
+[[ $# -gt 0 ]] || die 'usage: build.sh containerd|critest...'
 mkdir -p "$target/roots" "$upstream"
 exec 9>"$upstream/.lock" && flock 9
 stamp=$(sha256sum "$0" | cut -c1-12)
 for wanted in "$@"; do
     case $wanted in
         containerd) make_containerd ;;
+        critest) make_critest ;;
         *) die "there is no $wanted to build" ;;
     esac
 done
