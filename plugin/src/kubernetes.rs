@@ -179,9 +179,10 @@ impl Kubernetes {
         }
     }
 
-    /// Evicts each pod once. Those that a disruption budget keeps do not hold up others.
+    /// Evicts each pod once. Those that a disruption budget keeps do not hold up others. What would be refused stays: made anew it would
+    /// not run at all.
     async fn evict_all(&self, missed: &[Missed]) {
-        let mut waiting: Vec<&Missed> = missed.iter().collect();
+        let mut waiting: Vec<&Missed> = missed.iter().filter(|missed| !missed.is_refused).collect();
         waiting.sort_by_key(|missed| &missed.uid);
         waiting.dedup_by_key(|missed| &missed.uid);
         for attempt in 1..=EVICTION_ATTEMPTS {

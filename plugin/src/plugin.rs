@@ -138,9 +138,11 @@ impl Podwasm {
             let case = Case::new(pod, container, Instant::now());
             let problem = match timeout(SURVEY_PATIENCE, self.facts(&case, &policy)).await {
                 Ok(Ok(facts)) => {
-                    if let Some(why) = should_have_been(decide::decide(&facts, &policy)) {
+                    let decision = decide::decide(&facts, &policy);
+                    let is_refused = matches!(decision, Decision::Refuse { .. });
+                    if let Some(why) = should_have_been(decision) {
                         surveyed.unadjusted += 1;
-                        missed.push(case.missed(why));
+                        missed.push(case.missed(why, is_refused));
                     }
                     continue;
                 }
@@ -391,7 +393,7 @@ impl<'a> Case<'a> {
 }
 
 impl Case<'_> {
-    fn missed(&self, why: String) -> Missed {
+    fn missed(&self, why: String, is_refused: bool) -> Missed {
         warn!(
             namespace = self.pod.namespace,
             pod = self.pod.name,
@@ -403,6 +405,7 @@ impl Case<'_> {
         Missed {
             container: self.container.name.clone(),
             id: self.container.id.clone(),
+            is_refused,
             namespace: self.pod.namespace.clone(),
             pod: self.pod.name.clone(),
             uid: self.pod.uid.clone(),

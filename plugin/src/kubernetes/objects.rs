@@ -20,6 +20,8 @@ pub struct Missed {
     pub container: String,
     /// containerd's id of it.
     pub id: String,
+    /// podwasm would have refused it, and would again.
+    pub is_refused: bool,
     /// The pod's namespace.
     pub namespace: String,
     /// The pod's name.
@@ -35,6 +37,7 @@ pub fn event(missed: &Missed, instance: &str, now: SystemTime) -> Value {
     let Missed {
         container,
         id,
+        is_refused: _,
         namespace,
         pod,
         uid,
@@ -136,6 +139,7 @@ mod tests {
         Missed {
             container: "c".to_owned(),
             id: "0123456789abcdef0123".to_owned(),
+            is_refused: false,
             namespace: "shop".to_owned(),
             pod: "web-1".to_owned(),
             uid: "u1".to_owned(),

@@ -48,6 +48,7 @@ fn missed() -> Missed {
     Missed {
         container: "c".to_owned(),
         id: "0123456789abcdef".to_owned(),
+        is_refused: false,
         namespace: "shop".to_owned(),
         pod: "web-1".to_owned(),
         uid: "u1".to_owned(),
@@ -114,8 +115,13 @@ async fn a_pod_is_evicted_once_its_budget_allows_it_and_others_do_not_wait() {
         (201, json!({})),
     ];
     let (kubernetes, stand_in, _account) = serve(&answers).await;
+    let refused = Missed {
+        is_refused: true,
+        uid: "u3".to_owned(),
+        ..missed()
+    };
     // A pod of two containers goes once.
-    kubernetes.evict_all(&[missed(), other, missed()]).await;
+    kubernetes.evict_all(&[missed(), other, missed(), refused]).await;
     let [of_other, evicts_other] = [POD, EVICTION].map(|line| line.replace("web-1", "web-2"));
     assert_eq!(
         paths(&stand_in),
