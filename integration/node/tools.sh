@@ -9,7 +9,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 target=$(realpath -m "${1:-$here/../../target}")
 mirror=${DEBIAN_MIRROR:-http://deb.debian.org/debian}
-packages=(apache2-utils curl nghttp2-client nghttp2-proxy nghttp2-server nginx-light prometheus python3-grpcio wrk)
+packages=(apache2-utils curl libfaketime nghttp2-client nghttp2-proxy nghttp2-server nginx-light prometheus python3-grpcio wrk)
 
 say() { echo "tools: $*"; }
 die() { echo "tools: $*" >&2; exit 1; }

@@ -1,6 +1,7 @@
 //! Faults on purpose, each a test by itself. `make chaos` runs them, and repeats them.
 
 mod cache;
+mod clock;
 mod containerd;
 mod counting;
 mod images;
