@@ -4,7 +4,7 @@
 # validation and admission are what is tried, not what runs. Not among the tests: it needs Go and its module proxy, and builds kube-apiserver
 # once, which takes six minutes of one core.
 #
-# usage: [VERSION=1.34.2] apiserver.sh [bases|security|chart|samples]...     all, or these
+# usage: [VERSION=1.34.2] apiserver.sh [bases|security|chart|rights|samples]...     all, or these
 
 set -euo pipefail
 
@@ -17,7 +17,7 @@ etcd_port=19021 peer_port=19022 port=19023
 token=throw-away
 
 parts=("$@")
-((${#parts[@]})) || parts=(bases security chart samples)
+((${#parts[@]})) || parts=(bases security chart rights samples)
 
 say() { echo "apiserver: $*"; }
 die() { echo "apiserver: $*" >&2; exit 1; }
@@ -205,6 +205,33 @@ try_chart() {
     "$helm" uninstall podwasm --namespace podwasm --timeout 60s >/dev/null
     is_empty podwasm
     say 'chart: installed, upgraded with every value set, rolled back, uninstalled with its hooks: nothing is left'
+}
+
+# What the chart allows the plugin, if it is asked to, is what it needs, and the server takes what it sends.
+try_rights() {
+    local chart=$project/deploy/helm/podwasm account=$work/account
+    kubectl get namespace podwasm >/dev/null 2>&1 || namespace podwasm privileged
+    kubectl create namespace shop >/dev/null
+    "$helm" template podwasm "$chart" --namespace podwasm --kube-version "$version" --set plugin.kubernetes.events=true,plugin.kubernetes.evict=true \
+        --show-only templates/rbac.yaml --show-only templates/serviceaccounts.yaml | kubectl apply --namespace podwasm -f - >/dev/null
+    mkdir "$account"
+    kubectl --namespace podwasm create token podwasm-plugin >"$account/token"
+    cp "$work/certificates/apiserver.crt" "$account/ca.crt"
+    kubectl apply -f - >/dev/null <<EOF
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web-1
+  namespace: shop
+  ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: web, uid: 5bdf4d40-0000-4000-8000-000000000000, controller: true}]
+spec: {containers: [{name: c, image: none}]}
+EOF
+    (cd "$project" && KUBERNETES_SERVER=https://127.0.0.1:$port KUBERNETES_ACCOUNT=$account \
+        cargo test --quiet -p podwasm --lib -- --ignored --exact kubernetes::tests::a_real_server_takes_what_is_sent >"$work/rights" 2>&1) ||
+        die "the server does not take what the plugin sends: $(cat "$work/rights")"
+    [[ $(kubectl --namespace shop get events --output jsonpath='{.items[*].reason}') == CreatedWithoutPodwasm ]] || die 'the event is not there, or there twice'
+    [[ -z $(kubectl --namespace shop get pods --output name) ]] || die 'the pod was not evicted'
+    say 'rights: an event made once, the right pod evicted and no other, secrets refused'
 }
 
 try_samples() {

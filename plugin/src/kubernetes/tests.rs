@@ -156,6 +156,44 @@ async fn a_pod_that_nobody_makes_anew_stays() {
     check_eviction(&[(200, bare)], Eviction::Irreplaceable, &[POD]).await;
 }
 
+/// Run by `integration/kubernetes/apiserver.sh rights`, which says in variables where the server and the account are. In the namespace `shop` it has the
+/// pod `web-1`, which a controller owns.
+#[tokio::test]
+#[ignore = "needs an API server"]
+async fn a_real_server_takes_what_is_sent() {
+    let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let server = variable("KUBERNETES_SERVER").parse().unwrap();
+    let account = variable("KUBERNETES_ACCOUNT");
+    let kubernetes = Kubernetes::at(server, Path::new(&account)).unwrap();
+    let pod: Value = kubernetes.get("api/v1/namespaces/shop/pods/web-1").await.unwrap();
+    let uid = pod["metadata"]["uid"].as_str().unwrap();
+    let missed = Missed {
+        uid: uid.to_owned(),
+        ..missed()
+    };
+    for _ in 0..2 {
+        kubernetes.tell(&missed).await.unwrap();
+    }
+    let successor = Missed {
+        uid: "another".to_owned(),
+        ..missed.clone()
+    };
+    assert_eq!(kubernetes.evict(&successor).await.unwrap(), Eviction::Gone);
+    let stale = kubernetes
+        .post(
+            "api/v1/namespaces/shop/pods/web-1/eviction",
+            &objects::eviction(&successor),
+        )
+        .await;
+    assert!(
+        stale.unwrap_err().is(StatusCode::CONFLICT),
+        "the server looks at the uid, too"
+    );
+    assert_eq!(kubernetes.evict(&missed).await.unwrap(), Eviction::Accepted);
+    let forbidden: Result<Value, _> = kubernetes.get("api/v1/namespaces/shop/secrets").await;
+    assert!(forbidden.unwrap_err().is(StatusCode::FORBIDDEN));
+}
+
 #[test]
 fn a_token_is_not_told_in_the_clear() {
     let at = |server: &str| Kubernetes::at(server.parse().unwrap(), Path::new("/nonexistent"));
