@@ -17,8 +17,8 @@ use tracing::{info, warn};
 use crate::flags::Run;
 use objects::{Missed, Pod};
 
-/// How long the API server may take for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the API server may take for an answer. It tries an eviction for some 10 s before it says that the pod is another one.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How often an eviction is asked for that a disruption budget does not allow yet.
 const EVICTION_ATTEMPTS: u32 = 30;
 /// How long to wait before it is asked for again.

@@ -185,9 +185,10 @@ async fn a_real_server_takes_what_is_sent() {
             &objects::eviction(&successor),
         )
         .await;
+    let stale = stale.unwrap_err();
     assert!(
-        stale.unwrap_err().is(StatusCode::CONFLICT),
-        "the server looks at the uid, too"
+        stale.is(StatusCode::CONFLICT),
+        "the server looks at the uid, too: {stale}"
     );
     assert_eq!(kubernetes.evict(&missed).await.unwrap(), Eviction::Accepted);
     let forbidden: Result<Value, _> = kubernetes.get("api/v1/namespaces/shop/secrets").await;
