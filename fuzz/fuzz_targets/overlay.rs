@@ -73,7 +73,7 @@ fn put(layer: &Path, step: &[u8]) {
         return;
     }
     let place = at.join(plain(step[1] >> 2));
-    let node = |kind| drop(mknodat(CWD, &place, kind, Mode::RUSR, 0));
+    let node = |kind| _ = mknodat(CWD, &place, kind, Mode::RUSR, 0); // it may be there
     match step[3] % 6 {
         0 => drop(fs::create_dir(&place)),
         1 if place.symlink_metadata().is_err() => drop(fs::write(&place, step)),
@@ -103,14 +103,13 @@ fn overlay(layers: &[PathBuf]) -> OwnedFd {
 }
 
 fn in_kernel(mount: &OwnedFd, path: &Path) -> Stands {
-    let open = |flags| {
-        openat2(
-            mount,
-            path,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT,
-        )
+    // A rename or a mount anywhere on the machine makes the kernel unsure of `..`, and it says so instead of looking again.
+    let open = |flags: OFlags| loop {
+        let flags = flags | OFlags::CLOEXEC;
+        match openat2(mount, path, flags, Mode::empty(), ResolveFlags::IN_ROOT) {
+            Err(Errno::AGAIN) => {}
+            answer => break answer,
+        }
     };
     let file = match open(OFlags::PATH) {
         Ok(file) => File::from(file),
