@@ -102,18 +102,16 @@ impl Catalog {
         }
     }
 
-    /// Forgets what a name stood for: it has changed.
-    pub fn forget_target(&self, name: &str) {
+    /// Forgets what a name stood for, which it returns: it has changed.
+    pub fn forget_target(&self, name: &str) -> Option<Descriptor> {
         let mut names = self.names();
         names.edition += 1;
-        names.targets.remove(name);
+        names.targets.remove(name)
     }
 
     /// Forgets a name that is gone, and what it stood for if no other name does: then it returns that image's digest.
     pub fn forget_image(&self, name: &str) -> Option<String> {
-        let gone = self.target(name);
-        self.forget_target(name);
-        let digest = gone?.digest;
+        let digest = self.forget_target(name)?.digest;
         let is_named = |target: &Descriptor| target.digest == digest;
         if self.names().targets.values().any(is_named) {
             return None;

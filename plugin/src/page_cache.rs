@@ -1,16 +1,17 @@
 //! The kernel's copy in memory of what every container starts from.
 #![expect(
     unsafe_code,
-    reason = "no safe library asks for large pages of a file, or has them read without touching them"
+    reason = "a file that is mapped can change under who reads it; nobody reads here"
 )]
 
+use std::ffi::c_void;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 use std::ptr;
 
-use rustix::fs::Advice;
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::fs::fadvise;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 /// Has the kernel keep all files below a folder in memory, in pages as large as it has. Returns how many bytes they are.
 ///
@@ -39,7 +40,7 @@ fn fill_file(file: &File) -> io::Result<u64> {
     if length == 0 {
         return Ok(0);
     }
-    rustix::fs::fadvise(file, 0, None, Advice::DontNeed)?;
+    fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?;
     // SAFETY: nothing is at the address that the kernel chooses, and nothing reads what is mapped there.
     let start = unsafe {
         mmap(
@@ -58,15 +59,12 @@ fn fill_file(file: &File) -> io::Result<u64> {
 }
 
 /// Has the kernel read what is mapped there. A file that has become shorter meanwhile is an error, and no signal.
-fn populate(start: *mut libc::c_void, length: usize) -> io::Result<()> {
-    for (advice, is_optional) in [(libc::MADV_HUGEPAGE, true), (libc::MADV_POPULATE_READ, false)] {
-        // SAFETY: all of it is mapped, and neither changes what it holds.
-        let advised = unsafe { libc::madvise(start, length, advice) };
-        if advised != 0 && !is_optional {
-            return Err(io::Error::last_os_error());
-        }
+fn populate(start: *mut c_void, length: usize) -> io::Result<()> {
+    // SAFETY: all of it is mapped, and neither changes what it holds.
+    unsafe {
+        let _ = madvise(start, length, Advice::LinuxHugepage); // without, they are small
+        Ok(madvise(start, length, Advice::LinuxPopulateRead)?)
     }
-    Ok(())
 }
 
 #[cfg(test)]
