@@ -18,6 +18,7 @@
 //! # }
 //! ```
 
+pub mod authority;
 pub mod chaos;
 pub mod cri;
 pub mod critest;

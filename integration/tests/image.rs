@@ -4,10 +4,10 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use podwasm_integration::authority::{Authority, Certified};
 use podwasm_integration::node::{Process, REGISTRY};
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::{PATIENCE, until};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::Value;
 
 const PROGRAM: &str = "/opt/podwasm/bin/podwasm";
@@ -287,17 +287,11 @@ async fn an_index_of_wasm_alone_is_made_one_that_is_pulled(node: &Node) -> Resul
 
 /// A registry in the node that speaks TLS and knows one user. Its authority's certificate is at `/tmp/ca.pem`.
 async fn locked_registry(node: &Node) -> Result<Process> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "test authority");
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &authority)?;
+    let authority = Authority::new()?;
+    let Certified { certificate, key } = authority.certify("127.0.0.1", "registry")?;
     put(node, "/tmp/ca.pem", authority.pem())?;
-    put(node, "/tmp/server.pem", certificate.pem())?;
-    put(node, "/tmp/server.key", key.serialize_pem())?;
+    put(node, "/tmp/server.pem", certificate)?;
+    put(node, "/tmp/server.key", key)?;
     let mut htpasswd = node.tool("htpasswd")?;
     htpasswd.args(["-Bbn", "me", "secret"]);
     let hash = node.output_of(htpasswd).await?;

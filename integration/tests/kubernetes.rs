@@ -3,10 +3,10 @@
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
+use podwasm_integration::authority::{Authority, Certified};
 use podwasm_integration::node::{Process, lines};
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::{PATIENCE, until};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 const ACCOUNT: &str = "/tmp/account";
@@ -15,16 +15,13 @@ const STAND_IN: &str = include_str!("kubernetes/server.py");
 
 /// Starts the server, whose pods these are, and leaves beside it what a service account has.
 async fn start_server(node: &Node, pods: &[Value]) -> Result<Process> {
-    let mut params = CertificateParams::default();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &authority)?;
+    let authority = Authority::new()?;
+    let Certified { certificate, key } = authority.certify("127.0.0.1", "kubernetes")?;
     fs::create_dir_all(node.path(ACCOUNT))?;
     for (name, text) in [
         ("ca.crt", authority.pem()),
         ("token", "of-the-account\n".to_owned()),
-        ("server.pem", certificate.pem() + &key.serialize_pem()),
+        ("server.pem", certificate + &key),
     ] {
         fs::write(node.path(ACCOUNT).join(name), text)?;
     }

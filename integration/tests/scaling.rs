@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use podwasm_integration::authority::{Authority, Certified};
 use podwasm_integration::load;
 use podwasm_integration::node::{Exporter, Keda, Process, Scaler, Signal, lines, scaled_object};
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::{PATIENCE, until};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 const HASH: &str = "6d4cf56db6";
@@ -584,20 +584,12 @@ async fn keda_comes_with_a_certificate() -> Result<()> {
 
 /// An authority, and certificates of it for the scaler and for KEDA.
 fn write_certificates(folder: &Path) -> Result<()> {
-    let named = |name: &str| -> Result<CertificateParams> {
-        let mut params = CertificateParams::new(["localhost".to_owned()])?;
-        params.distinguished_name.push(DnType::CommonName, name);
-        Ok(params)
-    };
-    let mut params = named("authority")?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
+    let authority = Authority::new()?;
     std::fs::write(folder.join("ca.crt"), authority.pem())?;
     for name in ["server", "client"] {
-        let key = KeyPair::generate()?;
-        let certificate = named(name)?.signed_by(&key, &authority)?;
-        std::fs::write(folder.join(format!("{name}.crt")), certificate.pem())?;
-        std::fs::write(folder.join(format!("{name}.key")), key.serialize_pem())?;
+        let Certified { certificate, key } = authority.certify("localhost", name)?;
+        std::fs::write(folder.join(format!("{name}.crt")), certificate)?;
+        std::fs::write(folder.join(format!("{name}.key")), key)?;
     }
     Ok(())
 }

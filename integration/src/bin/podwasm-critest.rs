@@ -52,24 +52,13 @@ async fn compare(flavor: Flavor, focus: Option<&str>, all: bool) -> Result<usize
     let node = Node::start(flavor, Runtime::Runc).await?;
     critest::prepare(&node).await?;
     let version = node.cri().version().await?;
-    let without = critest::run(&node, "critest-without.log", focus).await?;
-    let plugin = node.start_podwasm().await?;
-    let with = critest::run(&node, "critest-with.log", focus).await?;
-    drop(plugin);
-
+    let (without, with) = both(&node, "", focus).await?;
     let mut differing = differences(&without, &with);
     let names: BTreeSet<_> = differing.iter().cloned().collect();
     if !names.is_empty() {
         // What depends on the moment comes out alike on a second look.
-        let again = names
-            .iter()
-            .map(|name| escaped(name))
-            .collect::<Vec<_>>()
-            .join("|");
-        let without = critest::run(&node, "critest-without-again.log", Some(&again)).await?;
-        let plugin = node.start_podwasm().await?;
-        let with = critest::run(&node, "critest-with-again.log", Some(&again)).await?;
-        drop(plugin);
+        let again: Vec<_> = names.iter().map(|name| escaped(name)).collect();
+        let (without, with) = both(&node, "-again", Some(&again.join("|"))).await?;
         differing = differences(&without, &with);
         differing.retain(|name| names.contains(name));
     }
@@ -101,6 +90,14 @@ async fn compare(flavor: Flavor, focus: Option<&str>, all: bool) -> Result<usize
     eprintln!("{version}: {}", node.logs().display());
     node.stop().await?;
     Ok(differing.len())
+}
+
+/// Runs the suite without podwasm, then with it.
+async fn both(node: &Node, run: &str, focus: Option<&str>) -> Result<(Outcomes, Outcomes)> {
+    let without = critest::run(node, &format!("critest-without{run}.log"), focus).await?;
+    let _plugin = node.start_podwasm().await?;
+    let with = critest::run(node, &format!("critest-with{run}.log"), focus).await?;
+    Ok((without, with))
 }
 
 fn differences(one: &Outcomes, other: &Outcomes) -> Vec<String> {

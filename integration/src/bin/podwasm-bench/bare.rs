@@ -142,7 +142,7 @@ impl Root {
         match self.way {
             Way::Native => copy(native, &self.folder.join("app")),
             Way::Podwasm(run) => {
-                copy_tree(engine, &self.folder.join(".podwasm"))?;
+                for_tree(engine, &self.folder.join(".podwasm"), copy)?;
                 copy(&engine.join("engine"), &self.folder.join("app"))?;
                 let folder = self.folder.join(".podwasm/module");
                 copy(module, &folder.join("module.wasm"))?;
@@ -266,10 +266,6 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
         fs::copy(&from, to).with_context(|| format!("copy {}", from.display()))?;
     }
     Ok(())
-}
-
-fn copy_tree(from: &Path, to: &Path) -> Result<()> {
-    for_tree(from, to, copy)
 }
 
 /// A copy as `podwasm install` makes it: written as it will be read, and on disk. How many faults a process takes depends on how its
