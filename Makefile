@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # Debian packages that Rust, the root folders and the lints need on this machine.
-PACKAGES := g++ buildah gcc iproute2 libc6-dev mmdebstrap procps python3-pip shellcheck util-linux
+PACKAGES := g++ buildah e2fsprogs gcc iproute2 libc6-dev mmdebstrap procps python3-pip shellcheck util-linux
 SCRIPTS := $(wildcard */*.sh */*/*.sh */*/*/*.sh)
 # Node tests start pods by the dozen: more at once than this only makes them wait for each other.
 NODE_TEST_THREADS ?= 4
@@ -12,6 +12,14 @@ NODE_TEST_THREADS ?= 4
 BENCH ?= --chart docs/benchmarks.svg --json target/bench.json
 # How long `make fuzz` runs each target.
 SECONDS ?= 60
+# Ignored tests that no run is to start by itself: a plugin for the tests beside it, and one for integration/kubernetes/apiserver.sh.
+STARTED_BY_OTHERS := --exact --skip child --skip kubernetes::tests::a_real_server_takes_what_is_sent
+# A build that is made once has no use for what makes the next one quicker, which takes as much room as all the rest.
+ifdef CI
+export CARGO_INCREMENTAL := 0
+endif
+# What `make test` needs from nothing, in GB.
+ROOM := 14
 # Errors of tools and tests say what failed; where in the code is only of use in a panic.
 export RUST_LIB_BACKTRACE ?= 0
 
@@ -64,12 +72,11 @@ fuzz-keep: setup ## Keep in fuzz/corpus what found new code
 docs: setup ## The API's documentation, without a broken link
 	RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps
 
+# Built for all packages together, as the unit tests are: cargo would compile everything once more for one of them alone.
 node-tests: setup engine guests roots ## The tests on throw-away nodes of containerd 1.7 and 2.1, some also on 2.2
-	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
-	cargo build --quiet -p nri --examples
-	cargo test -p podwasm-metrics-exporter --lib -- --ignored
+	cargo test --quiet --no-run
 	deploy/images/build.sh debug
-	cargo test -p podwasm-integration -- --ignored --test-threads $(NODE_TEST_THREADS)
+	cargo test --tests -- --ignored --test-threads $(NODE_TEST_THREADS) $(STARTED_BY_OTHERS)
 
 chaos: setup engine guests roots ## The faults: all, or TEST=name, REPEAT times; CHAOS_KILLS says how often things are killed in one
 	cargo build --quiet -p podwasm -p podwasm-integration -p podwasm-metrics-exporter --bins
@@ -121,6 +128,12 @@ images: setup engine ## The images of plugin, exporter and scaler: target/images
 	deploy/images/build.sh release
 
 setup:
+	@mkdir -p target; \
+	room=$$(df --output=avail --block-size=1G target | tail -1); \
+	built=$$(du --summarize --one-file-system --block-size=1G target | cut -f1); \
+	if [ $$((room + built)) -lt $(ROOM) ]; then \
+	  echo "setup: below target/ is room for $$((room + built)) GB, and all that is built and tested takes up to $(ROOM)" >&2; \
+	fi
 	@missing=$$(for p in $(PACKAGES); do \
 	  dpkg-query -W -f='$${db:Status-Status}' $$p 2>/dev/null | grep -qx installed || echo $$p; done); \
 	if [ -n "$$missing" ]; then \
