@@ -719,13 +719,18 @@ impl<'a, R: RootFs> Finder<'a, R> {
             path: path.clone(),
             source,
         };
-        // A volume's file may be written to at any time.
-        let catalog = self.catalog.filter(|_| !in_volume);
         let id = FileId::of(&file).map_err(failed)?;
-        let known = catalog.and_then(|catalog| catalog.modules().recall(&id));
+        let known = self.catalog.and_then(|catalog| catalog.modules().recall(&id));
         if let Some(module) = known.filter(Module::is_there) {
-            let cover = cover.unwrap_or(path);
-            return Ok(Entrypoint::Module { module, cover });
+            // A volume's file may be written to at any time, so its bytes are asked, too. That is much less than to copy them, and so
+            // the next try is in time where a slow disk made the first one late.
+            if in_volume {
+                (self.is_module)();
+            }
+            if !in_volume || module.has_the_bytes_of(&file).map_err(failed)? {
+                let cover = cover.unwrap_or(path);
+                return Ok(Entrypoint::Module { module, cover });
+            }
         }
         let looked = module::kind(&file, size).map_err(failed)?;
         Ok(match looked {
@@ -737,7 +742,7 @@ impl<'a, R: RootFs> Finder<'a, R> {
                 (self.is_module)();
                 match kept(self.store.keep(file))? {
                     Ok(module) => {
-                        if let Some(catalog) = catalog {
+                        if let Some(catalog) = self.catalog {
                             catalog.modules().learn(id, module.clone());
                         }
                         let cover = cover.unwrap_or(path);

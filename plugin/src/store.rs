@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use podwasm_engine::proposal;
@@ -64,6 +64,25 @@ impl Module {
     /// Whether it is still in the store.
     pub fn is_there(&self) -> bool {
         fs::metadata(self.folder.join(MODULE_FILE)).is_ok_and(|file| file.len() == self.size)
+    }
+
+    /// Whether a file has the same bytes. It is read from its beginning, wherever it is at.
+    pub fn has_the_bytes_of(&self, file: &File) -> io::Result<bool> {
+        let mut hash = Sha256::new();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut at = 0;
+        while at <= self.size {
+            match file.read_at(&mut chunk, at) {
+                Ok(0) => return Ok(format!("{:x}", hash.finalize()) == self.digest),
+                Ok(read) => {
+                    hash.update(&chunk[..read]);
+                    at += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
     }
 }
 
@@ -216,6 +235,28 @@ mod tests {
         );
         assert_eq!(keep(&store), module);
         assert!(module.is_there() && is_empty(&state, "incoming"));
+    }
+
+    #[test]
+    fn the_same_bytes_are_recognised() {
+        let (state, store) = store(8);
+        let module = keep(&store);
+        let path = state.path().join("file");
+        for (bytes, are_the_same) in [
+            (MODULE, true),
+            (&MODULE[..7], false),
+            (b"\0asm\x01\0\0\x01", false),
+            (b"\0asm\x01\0\0\0\0", false),
+            (b"", false),
+        ] {
+            fs::write(&path, bytes).unwrap();
+            let file = File::open(&path).unwrap();
+            assert_eq!(
+                module.has_the_bytes_of(&file).unwrap(),
+                are_the_same,
+                "{bytes:02x?}"
+            );
+        }
     }
 
     #[test]

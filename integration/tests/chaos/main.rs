@@ -4,6 +4,7 @@ mod cache;
 mod clock;
 mod containerd;
 mod counting;
+mod disk;
 mod images;
 mod install;
 mod plugins;
