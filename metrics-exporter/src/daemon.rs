@@ -7,9 +7,15 @@ use futures_util::{Stream, stream};
 use podwasm_daemon::listener::{Connection, Limited};
 use tokio::net::TcpListener;
 
+/// Enough for what either has to do; a thread for each processor of a large machine would only take memory.
+const THREADS: usize = 2;
+
 /// Does the work of a process, with threads for it.
 pub fn run(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(THREADS)
+        .enable_all()
+        .build()?;
     runtime.block_on(work)
 }
 

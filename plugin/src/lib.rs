@@ -72,7 +72,8 @@ pub fn run() -> anyhow::Result<ExitCode> {
             _written = Some(daemon::begin(flags)?);
             Builder::new_current_thread().enable_all().build()
         }
-        _ => Builder::new_multi_thread().enable_all().build(),
+        // A thread for each processor of a large machine would only take memory.
+        _ => Builder::new_multi_thread().worker_threads(4).enable_all().build(),
     };
     runtime?.block_on(run_command(command))
 }

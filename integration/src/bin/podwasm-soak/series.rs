@@ -48,9 +48,11 @@ impl Panel {
     }
 
     /// What a median may be above another without anything having grown: what comes and goes does so at no fixed time.
-    fn allowance(self) -> f64 {
+    fn allowance(self, who: &str) -> f64 {
         match self {
             Self::Cache | Self::Private | Self::Pss => 0.5,
+            // Three for each pod that it counts, of which there are two to four.
+            Self::Descriptors if who == "exporter" => 6.0,
             Self::Descriptors | Self::Namespaces | Self::Threads => 2.0,
             Self::Mounts | Self::Processes => 6.0,
         }
@@ -115,7 +117,7 @@ impl Series {
         if early.is_nan() || late.is_nan() || self.counted().len() < 12 {
             return Verdict::Unknown;
         }
-        if late - early <= (early * SHARE).max(self.panel.allowance()) {
+        if late - early <= (early * SHARE).max(self.panel.allowance(self.who)) {
             Verdict::Flat
         } else {
             Verdict::Grows

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use podwasm_daemon::heap;
 use podwasm_daemon::listener::Limited;
 use podwasm_daemon::logging::start_logging;
 use podwasm_daemon::privileges::{daemons, keep_only};
@@ -36,6 +37,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(3);
 
 fn main() -> anyhow::Result<()> {
+    // It keeps minutes of what it is told, and is told little at a time.
+    heap::keep_in_one();
     let flags = Flags::parse();
     // What threads there are from here on have no more, the one that writes log lines included.
     let kept = keep_only(&daemons::scaler()).context("cannot drop privileges")?;
