@@ -5,7 +5,7 @@ use std::env;
 
 /// For the engine, to be found by the dynamic linker before the libraries' own: see `src/heap.rs`, `src/names.rs` and
 /// `src/faults.rs`.
-const ENGINE_SYMBOLS: [&str; 3] = ["_Znwm", "getaddrinfo", "sigaction"];
+const ENGINE_SYMBOLS: [&str; 5] = ["_ZdlPv", "_ZdlPvm", "_Znwm", "getaddrinfo", "sigaction"];
 
 /// For the compiler: see `src/compile/llvm.rs`.
 const COMPILER_SYMBOLS: [&str; 5] = [

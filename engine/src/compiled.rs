@@ -1,10 +1,12 @@
 //! Native code that this node made of the module: found beside it, or waited for.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{slice, thread};
 
 use podwasm_engine::artifact::{self, HEAD_BYTES, NotLoadable};
 use podwasm_engine::settings::Settings;
@@ -44,12 +46,33 @@ pub fn find(folder: &Path, settings: &Settings) -> Option<PathBuf> {
     }
 }
 
-/// Loads it: from here on, what this node compiled runs as it is. Only it can write to the folder.
-pub fn load(path: &Path, config: &Config) -> Result<Module, LoadError> {
+/// Loads it: from here on, what this node compiled runs as it is. Only it can write to the folder. Also returns the module's bytes, which the file has but
+/// for its functions.
+pub fn load(path: &Path, config: &Config) -> Result<(Module, &'static [u8]), LoadError> {
     let file = File::open(path)?;
     let file_bytes = file.metadata()?.len();
     let mut head = Vec::with_capacity(HEAD_BYTES);
     file.take(HEAD_BYTES as u64).read_to_end(&mut head)?;
     artifact::check_whole(&head, file_bytes)?;
-    Ok(Module::from_file(Some(config), path)?)
+    let module = Module::from_file(Some(config), path)?;
+    Ok((module, embedded(path).unwrap_or_default()))
+}
+
+/// What WasmEdge's compiler puts into a library beside the code, once that is loaded.
+fn embedded(path: &Path) -> Option<&'static [u8]> {
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: the path is a C string. The library is not loaded anew, and is never unloaded: the handle is not closed. What its symbols stand for is mapped as long, `wasm.size` is
+    // 4 bytes, and `wasm.code` as many as it says; WasmEdge has read them, too.
+    unsafe {
+        let library = libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_NOLOAD);
+        if library.is_null() {
+            return None;
+        }
+        let size = libc::dlsym(library, c"wasm.size".as_ptr()).cast::<u32>();
+        let code = libc::dlsym(library, c"wasm.code".as_ptr()).cast::<u8>();
+        if size.is_null() || code.is_null() {
+            return None;
+        }
+        Some(slice::from_raw_parts(code, size.read_unaligned() as usize))
+    }
 }

@@ -63,13 +63,25 @@ enum StartError {
     UnknownImport(String),
 }
 
+/// A module that can be instantiated.
+struct Loaded {
+    module: Module,
+    config: Config,
+    /// Its bytes but for its functions, where they are in memory anyhow.
+    embedded: &'static [u8],
+}
+
 /// Runs the module in this folder until the guest ends.
 pub fn run(folder: &Path, process: &Process, settings: &Settings) -> Outcome {
     try_run(folder, process, settings).unwrap_or_else(|error| Outcome::CannotStart(with_causes(&error)))
 }
 
 fn try_run(folder: &Path, process: &Process, settings: &Settings) -> Result<Outcome, StartError> {
-    let (module, config) = match load_compiled(folder, process, settings)? {
+    let Loaded {
+        module,
+        config,
+        embedded,
+    } = match load_compiled(folder, process, settings)? {
         Some(loaded) => loaded,
         None => load_interpreted(folder, settings)?,
     };
@@ -85,7 +97,9 @@ fn try_run(folder: &Path, process: &Process, settings: &Settings) -> Result<Outc
     let mut vm = vm(&config, &mut wasi, &mut plugins).map_err(StartError::Engine)?;
     heap::limit_stack(settings);
     // Where a module has a function to run at instantiation, the guest may end here already.
-    if let Err(error) = vm.register_module(None, module.clone()) {
+    let registered =
+        heap::without_dropped_data(embedded, || vm.register_module(None, module.clone()).map(drop));
+    if let Err(error) = registered {
         mem::forget(vm);
         return instantiation_error(*error, &module, &wasi, &plugins);
     }
@@ -108,15 +122,19 @@ fn load_compiled(
     folder: &Path,
     process: &Process,
     settings: &Settings,
-) -> Result<Option<(Module, Config)>, StartError> {
+) -> Result<Option<Loaded>, StartError> {
     let Some(path) = compiled::find(folder, settings) else {
         return Ok(None);
     };
     let config = configuration::of(settings, false).map_err(StartError::Engine)?;
     match compiled::load(&path, &config) {
-        Ok(module) => {
+        Ok((module, embedded)) => {
             faults::expect(process.program());
-            Ok(Some((module, config)))
+            Ok(Some(Loaded {
+                module,
+                config,
+                embedded,
+            }))
         }
         Err(error) => {
             let (path, why) = (quoted(path.as_os_str().as_bytes()), with_causes(&error));
@@ -128,12 +146,16 @@ fn load_compiled(
 }
 
 /// Never hands a path to WasmEdge: it would load an ELF file as a library and so run native code of the image.
-fn load_interpreted(folder: &Path, settings: &Settings) -> Result<(Module, Config), StartError> {
+fn load_interpreted(folder: &Path, settings: &Settings) -> Result<Loaded, StartError> {
     let config = configuration::of(settings, true).map_err(StartError::Engine)?;
     let bytes = fs::read(folder.join(MODULE)).map_err(StartError::Read)?;
     check_header(&bytes)?;
     let module = Module::from_bytes(Some(&config), bytes).map_err(StartError::Malformed)?;
-    Ok((module, config))
+    Ok(Loaded {
+        module,
+        config,
+        embedded: &[],
+    })
 }
 
 fn check_entry(module: &Module) -> Result<(), StartError> {

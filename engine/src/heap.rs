@@ -4,7 +4,7 @@
 //! recursion would take all the memory there is. The vectors get their memory from `operator new`, which a
 //! program may replace, and nothing else that runs with the guest asks for nearly as much in one piece.
 //!
-//! The same way, the opened folders get their places in memory.
+//! The same way, the opened folders get their places in memory, and what the instance keeps of data that the guest has is found.
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use podwasm_engine::line::line;
 use podwasm_engine::outcome::TRAPPED;
+use podwasm_engine::segments;
 use podwasm_engine::settings::Settings;
 
 use crate::{process, streams};
@@ -28,6 +29,16 @@ static NODE_SIZE: AtomicUsize = AtomicUsize::new(0);
 /// Addresses of memory that `malloc` gave, the lowest last.
 static NODES: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
+/// What is less takes too little to be looked at: it has at most one page of its own.
+const LEAST_DATA_BYTES: usize = 2 * PAGE_BYTES;
+const PAGE_BYTES: usize = 4096;
+
+/// From which size on a piece is noted in [`PIECES`]; none is while nobody wants to know.
+static NOTED_FROM: AtomicUsize = AtomicUsize::new(usize::MAX);
+
+/// Pieces that C++ code has: where, and how large.
+static PIECES: Mutex<Vec<(usize, usize)>> = Mutex::new(Vec::new());
+
 /// Limits the guest's call stack.
 pub fn limit_stack(settings: &Settings) {
     LIMIT_BYTES.store(settings.stack_bytes, Ordering::Relaxed);
@@ -37,6 +48,38 @@ pub fn limit_stack(settings: &Settings) {
 pub fn give_back() {
     // SAFETY: it has no preconditions.
     unsafe { libc::malloc_trim(0) };
+}
+
+/// Runs what instantiates a module, and has the kernel take back what of its data nobody can ask for any more.
+///
+/// WasmEdge copies each segment of data for the instance, then into the guest's memory, and when the segment is dropped it only notes that
+/// it is empty. A piece is known to be such a copy by its bytes.
+pub fn without_dropped_data<T>(module: &[u8], instantiate: impl FnOnce() -> T) -> T {
+    let dropped = segments::dropped(module, LEAST_DATA_BYTES);
+    if dropped.is_empty() {
+        return instantiate();
+    }
+    NOTED_FROM.store(LEAST_DATA_BYTES, Ordering::Relaxed);
+    let done = instantiate();
+    NOTED_FROM.store(usize::MAX, Ordering::Relaxed);
+    for (start, bytes) in pieces().drain(..) {
+        // SAFETY: it was allocated, and not freed since.
+        let holds =
+            |data: &[u8]| unsafe { libc::memcmp(start as *const c_void, data.as_ptr().cast(), bytes) == 0 };
+        if dropped.iter().any(|data| data.len() == bytes && holds(data)) {
+            let (first, end) = (
+                start.next_multiple_of(PAGE_BYTES),
+                (start + bytes) & !(PAGE_BYTES - 1),
+            );
+            // SAFETY: the pages are within the piece, and nobody reads it again.
+            unsafe { libc::madvise(first as *mut c_void, end - first, libc::MADV_DONTNEED) };
+        }
+    }
+    done
+}
+
+fn pieces() -> MutexGuard<'static, Vec<(usize, usize)>> {
+    PIECES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs what opens folders for the guest, so many at most, with their nodes in memory one after the other.
@@ -96,7 +139,34 @@ extern "C" fn _Znwm(size: usize) -> *mut c_void {
     if memory.is_null() {
         give_up("out of memory");
     }
+    if size >= NOTED_FROM.load(Ordering::Relaxed) {
+        pieces().push((memory as usize, size));
+    }
     memory
+}
+
+/// `operator delete(void*)`.
+// SAFETY: as above; what it is given comes from `operator new`, which is `malloc`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _ZdlPv(memory: *mut c_void) {
+    // SAFETY: it has the same preconditions.
+    unsafe { delete(memory) };
+}
+
+/// `operator delete(void*, std::size_t)`.
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _ZdlPvm(memory: *mut c_void, _size: usize) {
+    // SAFETY: it has the same preconditions.
+    unsafe { delete(memory) };
+}
+
+unsafe fn delete(memory: *mut c_void) {
+    if NOTED_FROM.load(Ordering::Relaxed) != usize::MAX {
+        pieces().retain(|(start, _)| *start != memory as usize);
+    }
+    // SAFETY: it is the caller's, who does not use it any more.
+    unsafe { libc::free(memory) };
 }
 
 /// To unwind C++ frames from here is not possible, and nothing could be done after.

@@ -16,6 +16,7 @@ pub mod outcome;
 pub mod preopens;
 pub mod proposal;
 pub mod resolver;
+pub mod segments;
 pub mod services;
 pub mod settings;
 pub mod source;

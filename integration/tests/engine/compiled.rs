@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use podwasm_integration::measure::mappings::Rollup;
 
 use crate::compiler::compile;
 use crate::container::{BUILD, Container, Running, guest_file};
@@ -299,6 +300,62 @@ fn waiting(milliseconds: u32) -> Container {
     Container::new("hello.wasm")
         .setting(&format!("compiled={BUILD}"))
         .setting(&format!("wait_ms={milliseconds}"))
+}
+
+const DATA_BYTES: usize = 2 << 20;
+
+/// Looks whether its data are what they should be, the alphabet again and again, says so, and waits for input.
+fn with_data(field: &str, instructions: &str) -> Vec<u8> {
+    let letters: String = ('a'..='z').cycle().take(DATA_BYTES).collect();
+    let text = format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 40)
+            (data (i32.const 0) "\10\00\00\00\03\00\00\00" "\20\00\00\00\01\00\00\00" "ok\n")
+            (data (i32.const 65536) "{letters}")
+            {field}
+            (func (export "_start") (local $at i32)
+                (loop $next
+                    (if (i32.ne
+                            (i32.load8_u (i32.add (i32.const 65536) (local.get $at)))
+                            (i32.add (i32.const 97) (i32.rem_u (local.get $at) (i32.const 26))))
+                        (then unreachable))
+                    (local.set $at (i32.add (local.get $at) (i32.const 1)))
+                    (br_if $next (i32.lt_u (local.get $at) (i32.const {DATA_BYTES}))))
+                {instructions}
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 48)))
+                (drop (call $read (i32.const 0) (i32.const 8) (i32.const 1) (i32.const 48)))))"#
+    );
+    wat::parse_str(text).expect("it is a module")
+}
+
+fn private_megabytes(module: &[u8], tier: &str) -> f64 {
+    let container = Container::new("hello.wasm").module(module).compiled(tier);
+    let mut running = container.start();
+    running.says("ok\n");
+    let memory = Rollup::of(&running.entry()).expect("it runs");
+    running.send(Signal::SIGKILL as i32);
+    memory.private_dirty_megabytes
+}
+
+#[test]
+#[ignore = "needs root and the engine's bundle"]
+fn data_are_in_memory_once() {
+    let [once, twice] =
+        [DATA_BYTES, 2 * DATA_BYTES].map(|bytes| f64::from(u32::try_from(bytes).expect("it is small")) / 1e6);
+    for tier in TIERS {
+        let megabytes = private_megabytes(&with_data("", ""), tier);
+        assert!((once..once + 1.0).contains(&megabytes), "{megabytes} MB");
+    }
+    // What the guest may ask for again has to stay. It asks for all of it, over what it has.
+    let kept = with_data(
+        "(data $kept \"zzz\")",
+        "(memory.init $kept (i32.const 65536) (i32.const 0) (i32.const 3))
+         (if (i32.ne (i32.load16_u (i32.const 65537)) (i32.const 0x7a7a)) (then unreachable))",
+    );
+    let megabytes = private_megabytes(&kept, "fast");
+    assert!(megabytes > twice, "{megabytes} MB");
 }
 
 #[test]

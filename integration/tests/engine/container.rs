@@ -2,6 +2,7 @@
 //! and process namespaces, and the engine as the first process in them.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -227,7 +228,10 @@ impl Container {
 
     /// A file in the module's folder.
     pub fn beside(self, name: &str, bytes: &[u8]) -> Self {
-        fs::write(self.module.path().join(name), bytes).expect("a file in the module's folder");
+        let mut file = File::create(self.module.path().join(name)).expect("a file in the module's folder");
+        file.write_all(bytes).expect("there is room for it");
+        // What is mapped of a file counts as the process' own until it is on the disk.
+        file.sync_all().expect("there is room for it");
         self
     }
 
@@ -336,6 +340,11 @@ impl Running {
         let stdout = self.process.stdout.as_mut().expect("stdout is a pipe");
         stdout.read_exact(&mut said).expect("the guest says something");
         assert_eq!(String::from_utf8_lossy(&said), expected);
+    }
+
+    /// The first process' entry in `/proc`.
+    pub fn entry(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}", self.first_process()))
     }
 
     /// Sends a signal to the first process in the container, and says how that ended and how soon.
