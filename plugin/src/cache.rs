@@ -13,9 +13,11 @@ mod tests;
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use crate::compiled::{Compiled, Tier};
@@ -35,6 +37,14 @@ struct Inner {
     files: Files,
     /// Held while a module comes or goes, so that nobody takes away what another just put there.
     publishing: Mutex<()>,
+    shortage: Shortage,
+}
+
+/// What did not fit on the disk.
+#[derive(Debug, Default)]
+struct Shortage {
+    bytes: AtomicU64,
+    noted: Notify,
 }
 
 fn now() -> Now {
@@ -70,6 +80,7 @@ impl Cache {
             entries: Mutex::default(),
             files: Files::open(state)?,
             publishing: Mutex::default(),
+            shortage: Shortage::default(),
         })))
     }
 
@@ -269,17 +280,19 @@ impl Cache {
         }
     }
 
-    /// Makes room: modules leave, those that were not used for longest first, until the rest fits. Returns what left.
+    /// Makes room: modules leave, those that were not used for longest first, until the rest fits; what was handed out less than
+    /// `grace` ago stays. Returns what left.
     pub fn evict(
         &self,
         in_use: &HashSet<String>,
         busy: &HashSet<String>,
         budget_bytes: u64,
+        grace: Duration,
     ) -> io::Result<Vec<Held>> {
         let _publishing = self.publishing();
         let leaving = {
             let mut entries = self.entries();
-            let mut held = entries.held(in_use, |digest| busy.contains(digest), Instant::now());
+            let mut held = entries.held(in_use, |digest| busy.contains(digest), grace, Instant::now());
             let digests = to_evict(held.clone(), budget_bytes);
             held.retain(|held| digests.contains(&held.digest));
             for held in &held {
@@ -291,6 +304,20 @@ impl Cache {
             self.0.files.evict(&held.digest)?;
         }
         Ok(leaving)
+    }
+
+    /// Notes that so many bytes did not fit on the disk.
+    pub fn want_room(&self, bytes: u64) {
+        let shortage = &self.0.shortage;
+        shortage.bytes.fetch_max(bytes, Ordering::Relaxed);
+        shortage.noted.notify_one();
+    }
+
+    /// How many bytes have to go, once something did not fit.
+    pub async fn room_wanted(&self) -> u64 {
+        let shortage = &self.0.shortage;
+        shortage.noted.notified().await;
+        shortage.bytes.swap(0, Ordering::Relaxed)
     }
 
     /// Drops other builds' native code, unless a container has it. Returns how many bytes that was.

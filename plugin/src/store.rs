@@ -16,6 +16,8 @@ pub use crate::cache::files::MODULE_FILE;
 use crate::module::{self, Kind, Outline};
 
 const CHUNK_BYTES: usize = 256 << 10;
+/// What is asked for when a module of unknown size does not fit.
+const LEAST_ROOM_BYTES: u64 = 512 << 10;
 
 /// Why a module could not be kept.
 #[derive(Debug, thiserror::Error)]
@@ -125,14 +127,14 @@ impl Store {
     /// Copies bytes while hashing them, looks at the copy, and keeps it if it is a core module.
     pub fn keep(&self, mut source: impl Read) -> Result<Kept, Error> {
         let incoming = self.cache.files().incoming();
-        let (folder, _held) = incoming.map_err(|source| self.write_failed(source))?;
+        let (folder, _held) = incoming.map_err(|source| self.write_failed(source, 0))?;
         let path = folder.path().join(MODULE_FILE);
         let mut file = File::options()
             .read(true)
             .write(true)
             .create_new(true)
             .open(&path)
-            .map_err(|source| self.write_failed(source))?;
+            .map_err(|source| self.write_failed(source, 0))?;
         let (digest, size) = self.copy(&mut source, &mut file)?;
         let mut outline = match module::kind(&file, size).map_err(Error::Read)? {
             Kind::CoreModule(outline) => outline,
@@ -146,7 +148,7 @@ impl Store {
             size,
         };
         self.publish(folder, &file, &module)
-            .map_err(|source| self.write_failed(source))?;
+            .map_err(|source| self.write_failed(source, size))?;
         Ok(Kept::Module(module))
     }
 
@@ -167,7 +169,7 @@ impl Store {
             }
             hash.update(&chunk[..read]);
             file.write_all(&chunk[..read])
-                .map_err(|source| self.write_failed(source))?;
+                .map_err(|source| self.write_failed(source, size))?;
         }
     }
 
@@ -191,7 +193,11 @@ impl Store {
         File::open(self.cache.files().state().join("modules"))?.sync_all()
     }
 
-    fn write_failed(&self, source: io::Error) -> Error {
+    /// Where the disk is full, room is made for the next try. How large a module is shows only while it is read.
+    fn write_failed(&self, source: io::Error, bytes: u64) -> Error {
+        if source.kind() == io::ErrorKind::StorageFull {
+            self.cache.want_room(2 * bytes.max(LEAST_ROOM_BYTES));
+        }
         Error::Write {
             folder: self.cache.files().state().join("modules"),
             source,

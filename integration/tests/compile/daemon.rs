@@ -251,14 +251,7 @@ async fn native_code_that_was_damaged_is_made_again(flavor: Flavor) -> Result<()
 async fn on_a_full_disk_modules_are_interpreted(flavor: Flavor) -> Result<()> {
     let node = &Node::start(flavor, Runtime::Runc).await?;
     install(node, &format!("{SUCCEED}; head -c 900000 /dev/zero >> module.so"))?;
-    fs::create_dir_all(node.path("/var/lib/small"))?;
-    let mounted = node
-        .exec(
-            "mount",
-            ["-t", "tmpfs", "-o", "size=1200k", "small", "/var/lib/small"],
-        )
-        .await?;
-    ensure!(mounted.status.success(), "{mounted:?}");
+    mount_small(node, "1200k").await?;
     let plugin = node
         .start_podwasm_with(["--compiler", FOLDER, "--state", "/var/lib/small"])
         .await?;
@@ -276,6 +269,67 @@ async fn on_a_full_disk_modules_are_interpreted(flavor: Flavor) -> Result<()> {
     pod.remove().await?;
     let log = fs::read_to_string(plugin.process().log())?;
     ensure!(log.contains("No space left on device"), "{log}");
+    Ok(())
+}
+
+/// A module that does not fit comes in after those that nobody has used for longest.
+async fn on_a_full_disk_room_is_made(flavor: Flavor) -> Result<()> {
+    let node = &Node::start(flavor, Runtime::Runc).await?;
+    mount_small(node, "5m").await?;
+    fs::write(node.path("/tmp/policy.yaml"), "aot: off\n")?;
+    let plugin = node
+        .start_podwasm_with(["--config", "/tmp/policy.yaml", "--state", "/var/lib/small"])
+        .await?;
+    let large = |name| {
+        let mut module = guest("guest.wasm");
+        // A custom section: its length in groups of seven bits, a name of one letter.
+        module.extend([0, 0x80, 0x80, 0x80, 0x01, 1, name]);
+        module.resize(module.len() + (2 << 20) - 2, 0);
+        Image::linux()
+            .program("/app.wasm", module)
+            .entrypoint(["/app.wasm", "exit", "42"])
+    };
+    let mut images = Vec::new();
+    for name in ["large-a", "large-b", "large-c"] {
+        let image = node.push(name, &large(name.as_bytes()[6])).await?;
+        node.cri().pull(&image).await?;
+        images.push(image);
+        if name != "large-c" {
+            let found = format!("module found image=\"127.0.0.1:5000/{name}");
+            wait_log(&plugin, &found, 1).await?;
+        }
+    }
+    wait_log(&plugin, "evicted", 1).await?;
+    // The last one was brought in before anybody asked; the first has to come in anew.
+    for image in [&images[2], &images[0]] {
+        let pod = node.pod("full").run().await?;
+        let container = until("the container starts", PATIENCE, async || {
+            match pod.container("c").image(image).start().await {
+                Ok(container) => Ok(Some(container)),
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    ensure!(error.contains("No space left on device"), "{error}");
+                    Ok(None)
+                }
+            }
+        })
+        .await?;
+        container
+            .ends_with(42)
+            .await
+            .with_context(|| plugin.process().log_tail())?;
+        pod.remove().await?;
+    }
+    Ok(())
+}
+
+async fn mount_small(node: &Node, size: &str) -> Result<()> {
+    fs::create_dir_all(node.path("/var/lib/small"))?;
+    let size = format!("size={size}");
+    let mounted = node
+        .exec("mount", ["-t", "tmpfs", "-o", &size, "small", "/var/lib/small"])
+        .await?;
+    ensure!(mounted.status.success(), "{mounted:?}");
     Ok(())
 }
 
@@ -411,6 +465,7 @@ on_both! {
     compilers_do_not_hold_up_containers
     native_code_that_was_damaged_is_made_again
     on_a_full_disk_modules_are_interpreted
+    on_a_full_disk_room_is_made
     room_is_never_made_of_what_a_container_uses
     what_arrives_is_compiled_before_a_container_asks
     what_is_required_is_tried_again_until_it_is_there

@@ -11,6 +11,8 @@ use crate::compiled::{Compiled, Tier};
 
 /// For so long a module stays after it was handed out: its container is not in containerd's list yet, or its pod is tried again.
 pub const GRACE: Duration = Duration::from_secs(600);
+/// The same where a disk is full, which is as long as it may take until a container is in the list. A module that is evicted too early comes in again.
+pub const GRACE_WHEN_FULL: Duration = Duration::from_secs(10);
 /// Images that a module is known to come from; more are not remembered.
 const MAX_NAMES: usize = 8;
 
@@ -211,12 +213,19 @@ impl Entries {
             .collect()
     }
 
-    /// All modules for the budget. `in_use` are those that containers have, `busy` says which are being worked on.
-    pub fn held(&self, in_use: &HashSet<String>, busy: impl Fn(&str) -> bool, now: Instant) -> Vec<Held> {
+    /// All modules for the budget. `in_use` are those that containers have, `busy` says which are being worked on; what was handed out less than
+    /// `grace` ago stays, too.
+    pub fn held(
+        &self,
+        in_use: &HashSet<String>,
+        busy: impl Fn(&str) -> bool,
+        grace: Duration,
+        now: Instant,
+    ) -> Vec<Held> {
         let is_recent = |entry: &Entry| {
             entry
                 .handed_out
-                .is_some_and(|then| now.duration_since(then) < GRACE)
+                .is_some_and(|then| now.duration_since(then) < grace)
         };
         self.all
             .iter()

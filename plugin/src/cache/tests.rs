@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::entries::State;
+use super::entries::{GRACE, GRACE_WHEN_FULL, State};
 use super::record::{Attempt, Outcome};
 use super::*;
 use crate::store::{Kept, Module, Store};
@@ -187,7 +187,7 @@ fn room_is_made_from_what_is_not_used() {
     publish(&cache, &second, BUILD, Tier::Fast, &[7; 1000]);
     let none = HashSet::new();
     assert!(
-        cache.evict(&none, &none, 0).unwrap().is_empty(),
+        cache.evict(&none, &none, 0, GRACE).unwrap().is_empty(),
         "all were just handed out"
     );
     cache.sync().unwrap(); // writes down that they were used
@@ -205,7 +205,7 @@ fn room_is_made_from_what_is_not_used() {
     let cache = open(state.path());
     cache.sync().unwrap();
     let only = |module: &Module| HashSet::from([module.digest.clone()]);
-    let evicted = cache.evict(&only(&first), &none, 1500).unwrap();
+    let evicted = cache.evict(&only(&first), &none, 1500, GRACE).unwrap();
     assert_eq!(
         evicted.iter().map(|held| &held.digest).collect::<Vec<_>>(),
         [&second.digest]
@@ -215,11 +215,11 @@ fn room_is_made_from_what_is_not_used() {
     let left: Vec<_> = fs::read_dir(state.path().join("compiled")).unwrap().collect();
     assert_eq!(left.len(), 3, "{left:?}");
     assert_eq!(
-        cache.evict(&none, &only(&first), 0).unwrap().len(),
+        cache.evict(&none, &only(&first), 0, GRACE).unwrap().len(),
         1,
         "it is being worked on"
     );
-    assert_eq!(cache.evict(&none, &none, 0).unwrap().len(), 1);
+    assert_eq!(cache.evict(&none, &none, 0, GRACE).unwrap().len(), 1);
     assert_eq!(cache.size(), (0, 0));
     assert!(
         fs::read_dir(state.path().join("incoming"))
@@ -239,7 +239,9 @@ fn what_was_handed_out_stays_for_a_while_and_has_a_name() {
     cache.hand_out(&digest, "registry/app:1");
     cache.hand_out(&digest, "registry/app:1");
     let none = HashSet::new();
-    assert!(cache.evict(&none, &none, 0).unwrap().is_empty());
+    for grace in [GRACE, GRACE_WHEN_FULL] {
+        assert!(cache.evict(&none, &none, 0, grace).unwrap().is_empty());
+    }
     cache.sync().unwrap();
     assert_eq!(
         open(state.path()).files().about(&digest).names,

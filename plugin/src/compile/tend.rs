@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::Compiler;
 use super::queue::Need;
 use crate::cache::Cache;
-use crate::cache::entries::GRACE;
+use crate::cache::entries::{GRACE, GRACE_WHEN_FULL};
 use crate::containerd::{self, Containerd};
 use crate::metrics::Recorder;
 use crate::policy_file::Current;
@@ -75,23 +75,36 @@ impl Tender {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut said = Said::default();
         loop {
-            ticks.tick().await;
+            let wanted = tokio::select! {
+                _ = ticks.tick() => 0,
+                bytes = self.cache.room_wanted() => bytes,
+            };
             // Another instance that this one replaces may still hand out its own.
             let is_settled = started.elapsed() > GRACE;
-            said.warn(self.tend_once(is_settled).await.err());
+            said.warn(self.tend_once(is_settled, wanted).await.err());
             let (bytes, modules) = self.cache.size();
             self.recorder.cache(bytes, modules);
         }
     }
 
-    async fn tend_once(&self, is_settled: bool) -> Result<(), String> {
+    /// `wanted` are bytes that did not fit on the disk, whatever the budget says.
+    async fn tend_once(&self, is_settled: bool, wanted: u64) -> Result<(), String> {
         let cache = self.cache.clone();
         let lost = blocking(move || cache.sync()).await?;
         for digest in lost {
             self.compiler.want_digest(&digest, Need::Arrived);
         }
-        let budget = self.policy.borrow().cache_size.to_units();
-        let is_too_much = self.cache.size().0 > budget;
+        let bytes = self.cache.size().0;
+        let mut budget = self.policy.borrow().cache_size.to_units();
+        if wanted > 0 {
+            info!(
+                bytes = wanted,
+                cached = bytes,
+                "a module did not fit on the disk; room is made for it"
+            );
+            budget = budget.min(bytes.saturating_sub(wanted));
+        }
+        let is_too_much = bytes > budget;
         let has_old = is_settled && self.cache.has_old();
         if !is_too_much && !has_old {
             return Ok(());
@@ -105,13 +118,14 @@ impl Tender {
                 info!(bytes, "native code of other builds dropped");
             }
         }
-        self.evict(in_use, budget).await
+        let grace = if wanted > 0 { GRACE_WHEN_FULL } else { GRACE };
+        self.evict(in_use, budget, grace).await
     }
 
-    async fn evict(&self, in_use: HashSet<String>, budget: u64) -> Result<(), String> {
+    async fn evict(&self, in_use: HashSet<String>, budget: u64, grace: Duration) -> Result<(), String> {
         let busy = self.compiler.busy(&self.cache.digests());
         let cache = self.cache.clone();
-        let evicted = blocking(move || cache.evict(&in_use, &busy, budget)).await?;
+        let evicted = blocking(move || cache.evict(&in_use, &busy, budget, grace)).await?;
         self.recorder.evicted(evicted.len() as u64);
         for held in evicted {
             info!(module = held.digest, bytes = held.bytes, "evicted");
