@@ -62,6 +62,10 @@ use tokio::runtime::Builder;
 
 use flags::{Command, Flags};
 
+/// What waits for the disk has threads of its own, so these do little. One for each processor of a large machine would only take memory: half a megabyte of stack and
+/// a heap each.
+const THREADS: usize = 2;
+
 /// Does what the command line asks for: all of the program `podwasm`.
 pub fn run() -> anyhow::Result<ExitCode> {
     let command = Flags::parse().command;
@@ -72,8 +76,10 @@ pub fn run() -> anyhow::Result<ExitCode> {
             _written = Some(daemon::begin(flags)?);
             Builder::new_current_thread().enable_all().build()
         }
-        // A thread for each processor of a large machine would only take memory.
-        _ => Builder::new_multi_thread().worker_threads(4).enable_all().build(),
+        _ => Builder::new_multi_thread()
+            .worker_threads(THREADS)
+            .enable_all()
+            .build(),
     };
     runtime?.block_on(run_command(command))
 }
