@@ -4,8 +4,8 @@
 //! hashed is what runs. Only root can write here; a module appears whole or not at all.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::io::{self, Read, Seek as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use podwasm_engine::proposal;
@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::cache::Cache;
 pub use crate::cache::files::MODULE_FILE;
+use crate::cache::files::copy_hashing;
 use crate::module::{self, Kind, Outline};
 
 const CHUNK_BYTES: usize = 256 << 10;
@@ -68,23 +69,12 @@ impl Module {
         fs::metadata(self.folder.join(MODULE_FILE)).is_ok_and(|file| file.len() == self.size)
     }
 
-    /// Whether a file has the same bytes. It is read from its beginning, wherever it is at.
-    pub fn has_the_bytes_of(&self, file: &File) -> io::Result<bool> {
-        let mut hash = Sha256::new();
-        let mut chunk = vec![0; CHUNK_BYTES];
-        let mut at = 0;
-        while at <= self.size {
-            match file.read_at(&mut chunk, at) {
-                Ok(0) => return Ok(format!("{:x}", hash.finalize()) == self.digest),
-                Ok(read) => {
-                    hash.update(&chunk[..read]);
-                    at += read as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(false)
+    /// Whether a file has the same bytes. It is read from its beginning, wherever it is at, and is there again afterwards.
+    pub fn has_the_bytes_of(&self, mut file: &File) -> io::Result<bool> {
+        file.rewind()?;
+        let (digest, _) = copy_hashing(&mut file.take(self.size + 1), |_| Ok(()))?;
+        file.rewind()?;
+        Ok(digest == self.digest)
     }
 }
 

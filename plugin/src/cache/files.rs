@@ -416,7 +416,8 @@ pub fn sha256_of(mut file: &File) -> io::Result<String> {
     Ok(copy_hashing(&mut file, |_| Ok(()))?.0)
 }
 
-fn copy_hashing(
+/// Reads to the end, hands each piece on, and returns the SHA-256 of all of it, in hexadecimal, and how many bytes that were.
+pub fn copy_hashing(
     source: &mut impl Read,
     mut write: impl FnMut(&[u8]) -> io::Result<()>,
 ) -> io::Result<(String, u64)> {
