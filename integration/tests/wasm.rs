@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use podwasm_integration::guests::push_custom_section;
 use podwasm_integration::image::{Artifact, Content};
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::until;
@@ -339,12 +340,7 @@ on_all_nodes! {
         // The C guest with a custom section of 240 MB behind it: less than the limit, and more than can be copied
         // in the time for a decision on a slow disk.
         let mut module = guest("guest.wasm");
-        let bytes = 240_000_000_u32;
-        module.push(0);
-        module.extend((0..5).map(|at| ((bytes >> (7 * at)) & 0x7f) as u8 | if at < 4 { 0x80 } else { 0 }));
-        module.push(1);
-        module.push(b'x');
-        module.resize(module.len() + bytes as usize - 2, 0);
+        push_custom_section(&mut module, b'x', 240_000_000);
         let reference = node.push("large", &image("/app", module)).await?;
         let pod = node.pod("large").run().await?;
         let container = until("the module is known", Duration::from_secs(60), async || {

@@ -8,13 +8,14 @@ use std::process::Command;
 use crate::{both_kinds_run, created_while, script, with_log};
 use anyhow::{Context as _, Result, bail, ensure};
 use podwasm_integration::chaos::Field;
+use podwasm_integration::guests::push_custom_section;
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::{PATIENCE, until};
 
 /// What a small cloud disk does with its credits used up is five times as much.
 const BYTES_PER_SECOND: u64 = 2 << 20;
 /// At this rate it is not written before the runtime's patience ends.
-const LARGE_BYTES: usize = 8 << 20;
+const LARGE_BYTES: u32 = 8 << 20;
 const DISK_BYTES: u64 = 256 << 20;
 const VOLUMES: &str = "/var/lib/volumes";
 const STATE: &str = "/var/lib/podwasm";
@@ -107,7 +108,7 @@ async fn on_a_slow_disk_containers_go_on(flavor: Flavor) -> Result<()> {
     let known = node.push("known", &exits_with_42("/app.wasm")).await?;
     with_log(&plugin, both_kinds_run(&node, &known)).await?;
     let mut large = guest("guest.wasm");
-    push_custom_section(&mut large, LARGE_BYTES)?;
+    push_custom_section(&mut large, b'x', LARGE_BYTES);
     fs::write(node.path(format!("{VOLUMES}/app.wasm")), large)?;
     for folder in [STATE, VOLUMES] {
         forget(&node, folder).await?;
@@ -151,20 +152,6 @@ async fn on_a_slow_disk_containers_go_on(flavor: Flavor) -> Result<()> {
     ensure!(tries > 1, "the disk was not slow");
     with_log(&plugin, async { tally.check(tally.native + tally.wasm) }).await?;
     node.stop().await
-}
-
-/// Makes a module longer without making it another program.
-fn push_custom_section(module: &mut Vec<u8>, bytes: usize) -> Result<()> {
-    let length = u32::try_from(bytes)?;
-    module.push(0);
-    // The length in groups of seven bits, the least first.
-    for group in 0..5 {
-        let bits = u8::try_from(length >> (7 * group) & 0x7f)?;
-        module.push(if group < 4 { bits | 0x80 } else { bits });
-    }
-    module.push(0); // a name of no letters
-    module.resize(module.len() + bytes - 1, 0);
-    Ok(())
 }
 
 on_both! {

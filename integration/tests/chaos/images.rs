@@ -6,6 +6,7 @@ use std::io::Write as _;
 use crate::{AT_ONCE, asked, kills, with_log};
 use anyhow::{Context as _, Result, ensure};
 use podwasm_integration::chaos::Field;
+use podwasm_integration::guests::custom_section_head;
 use podwasm_integration::prelude::*;
 
 /// Files in one layer. `CHAOS_ENTRIES` says otherwise.
@@ -86,12 +87,7 @@ async fn a_module_of_500_megabytes_holds_up_nobody(flavor: Flavor) -> Result<()>
 
 /// A module that has nothing but a section of its own, full of nothing.
 fn write_huge(mut file: File) -> Result<()> {
-    let mut head = b"\0asm\x01\0\0\0\0".to_vec();
-    // A length in groups of seven bits, the least first.
-    for group in 0..5 {
-        let bits = u8::try_from(HUGE_BYTES >> (7 * group) & 0x7f)?;
-        head.push(if group < 4 { bits | 0x80 } else { bits });
-    }
+    let head = [b"\0asm\x01\0\0\0", &*custom_section_head(HUGE_BYTES)].concat();
     file.write_all(&head)?;
     file.set_len(head.len() as u64 + u64::from(HUGE_BYTES))?;
     Ok(())

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
+use podwasm_integration::guests::push_custom_section;
 use podwasm_integration::node::{Podwasm, Signal};
 use podwasm_integration::prelude::*;
 use podwasm_integration::wait::until;
@@ -282,9 +283,7 @@ async fn on_a_full_disk_room_is_made(flavor: Flavor) -> Result<()> {
         .await?;
     let large = |name| {
         let mut module = guest("guest.wasm");
-        // A custom section: its length in groups of seven bits, a name of one letter.
-        module.extend([0, 0x80, 0x80, 0x80, 0x01, 1, name]);
-        module.resize(module.len() + (2 << 20) - 2, 0);
+        push_custom_section(&mut module, name, 2 << 20);
         Image::linux()
             .program("/app.wasm", module)
             .entrypoint(["/app.wasm", "exit", "42"])
